@@ -1,0 +1,1 @@
+# `cmake --install`: headers, libraries, the command, and a CMake package for find_package(trireme).

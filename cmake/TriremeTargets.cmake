@@ -1,0 +1,29 @@
+# trireme_library(name DEPENDS ... PRIVATE ...): the library target trireme_<name> of one top-level folder.
+#   DEPENDS  public link dependencies, PRIVATE private ones, EXCLUDE regular expressions of files to leave out.
+function(trireme_library name)
+  cmake_parse_arguments(A "" "" "DEPENDS;PRIVATE;EXCLUDE" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
+  foreach(pattern IN LISTS A_EXCLUDE)
+    list(FILTER sources EXCLUDE REGEX ${pattern})
+  endforeach()
+  add_library(trireme_${name} STATIC ${sources})
+  add_library(trireme::${name} ALIAS trireme_${name})
+  set_target_properties(trireme_${name} PROPERTIES EXPORT_NAME ${name})
+  target_include_directories(trireme_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
+                                                    $<INSTALL_INTERFACE:include/trireme>)
+  target_link_libraries(trireme_${name} PUBLIC ${A_DEPENDS} PRIVATE $<BUILD_INTERFACE:trireme_options> ${A_PRIVATE})
+endfunction()
+
+# trireme_tests(name DEPENDS ...): one GoogleTest program of all *_test.cpp of the current folder.
+function(trireme_tests name)
+  cmake_parse_arguments(A "" "" "DEPENDS" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_test.cpp)
+  if(NOT sources)
+    return()
+  endif()
+  add_executable(${name}_tests ${sources})
+  target_include_directories(${name}_tests PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${name}_tests PRIVATE ${A_DEPENDS} trireme_options GTest::gmock GTest::gtest_main)
+  gtest_discover_tests(${name}_tests TEST_PREFIX ${name}. DISCOVERY_TIMEOUT 60
+                       PROPERTIES TIMEOUT 120 ENVIRONMENT "OMP_NUM_THREADS=1;OMP_WAIT_POLICY=passive")
+endfunction()

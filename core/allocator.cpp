@@ -1,0 +1,102 @@
+#include "core/allocator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "core/backend.h"
+#include "core/error.h"
+
+namespace trireme {
+namespace {
+
+constexpr size_t kAlignBytes = 64;
+constexpr size_t kHugePageBytes = size_t{2} << 20;
+
+// Small blocks in 12.5 % steps of a power of two, large ones in whole huge pages: few sizes, so blocks are reused.
+size_t block_size(size_t bytes) {
+  bytes = std::max(bytes, kAlignBytes);
+  if (bytes >= kHugePageBytes) return (bytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+  const size_t step = std::max(kAlignBytes, std::bit_floor(bytes) / 8);
+  return (bytes + step - 1) / step * step;
+}
+
+}  // namespace
+
+std::string_view name_of(MemoryClass memory_class) {
+  constexpr std::array<std::string_view, kNumMemoryClasses> names{"parameters",  "gradients", "optimizer",
+                                                                  "activations", "workspace", "data"};
+  return names[static_cast<size_t>(memory_class)];
+}
+
+std::string to_string(const MemoryStats& stats) {
+  std::string text = fmt::format("{:<12} {:>12} {:>12}\n", "memory", "now MiB", "peak MiB");
+  for (size_t i = 0; i < kNumMemoryClasses; ++i)
+    text += fmt::format("{:<12} {:>12.1f} {:>12.1f}\n", name_of(static_cast<MemoryClass>(i)),
+                        static_cast<double>(stats.current_bytes[i]) / 0x1p20, static_cast<double>(stats.peak_bytes[i]) / 0x1p20);
+  return text + fmt::format("{:<12} {:>12.1f} {:>12.1f}\n", "all", static_cast<double>(stats.current_total_bytes) / 0x1p20,
+                            static_cast<double>(stats.peak_total_bytes) / 0x1p20);
+}
+
+Storage::~Storage() {
+  if (allocator_) allocator_->give_back(data_, bytes_, block_bytes_, class_);
+}
+
+Allocator::~Allocator() { release_cached(); }
+
+std::shared_ptr<Storage> Allocator::allocate(size_t bytes, MemoryClass memory_class) {
+  const size_t block_bytes = block_size(bytes);
+  void* data = nullptr;
+  size_t found_bytes = block_bytes;
+  std::lock_guard lock(mutex_);
+  // A cached block up to an eighth larger will do.
+  if (auto it = free_.lower_bound(block_bytes); it != free_.end() && it->first <= block_bytes + block_bytes / 8) {
+    found_bytes = it->first;
+    data = it->second;
+    free_.erase(it);
+  } else {
+    data = backend_.allocate(block_bytes);
+    if (!data)
+      throw IoError(fmt::format("out of memory on {}: {} bytes more were asked for; what holds it now:\n{}"
+                                "A smaller batch.micro, shorter batch.sequence or a smaller model needs less.",
+                                to_string(backend_.device()), bytes, to_string(stats_)));
+    stats_.reserved_bytes += block_bytes;
+    ++stats_.device_allocations;
+  }
+  const auto c = static_cast<size_t>(memory_class);
+  stats_.current_bytes[c] += bytes;
+  stats_.current_total_bytes += bytes;
+  stats_.peak_bytes[c] = std::max(stats_.peak_bytes[c], stats_.current_bytes[c]);
+  stats_.peak_total_bytes = std::max(stats_.peak_total_bytes, stats_.current_total_bytes);
+  return std::make_shared<Storage>(shared_from_this(), data, bytes, found_bytes, memory_class);
+}
+
+void Allocator::give_back(void* data, size_t bytes, size_t block_bytes, MemoryClass memory_class) {
+  std::lock_guard lock(mutex_);
+  free_.emplace(block_bytes, data);
+  stats_.current_bytes[static_cast<size_t>(memory_class)] -= bytes;
+  stats_.current_total_bytes -= bytes;
+}
+
+MemoryStats Allocator::stats() const {
+  std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+void Allocator::reset_peak() {
+  std::lock_guard lock(mutex_);
+  stats_.peak_bytes = stats_.current_bytes;
+  stats_.peak_total_bytes = stats_.current_total_bytes;
+}
+
+void Allocator::release_cached() {
+  std::lock_guard lock(mutex_);
+  for (const auto& [bytes, data] : free_) {
+    backend_.deallocate(data, bytes);
+    stats_.reserved_bytes -= bytes;
+  }
+  free_.clear();
+}
+
+}  // namespace trireme

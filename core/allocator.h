@@ -1,0 +1,84 @@
+// The caching allocator: blocks given back are kept and reused, so a steady-state step asks the device for
+// nothing and addresses stay stable; bytes are counted by class, now and at the peak.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+
+namespace trireme {
+
+class Backend;
+
+enum class MemoryClass : uint8_t { parameters, gradients, optimizer, activations, workspace, data };
+inline constexpr size_t kNumMemoryClasses = 6;
+std::string_view name_of(MemoryClass memory_class);
+
+struct MemoryStats {
+  std::array<size_t, kNumMemoryClasses> current_bytes{};  // in use, by class
+  std::array<size_t, kNumMemoryClasses> peak_bytes{};     // each class's own peak
+  size_t current_total_bytes = 0;
+  size_t peak_total_bytes = 0;  // the peak of the sum
+  size_t reserved_bytes = 0;    // held from the device: in use and cached
+  size_t device_allocations = 0;  // how often the device was asked
+
+  size_t current(MemoryClass c) const { return current_bytes[static_cast<size_t>(c)]; }
+  size_t peak(MemoryClass c) const { return peak_bytes[static_cast<size_t>(c)]; }
+};
+
+std::string to_string(const MemoryStats& stats);  // a table, one class a line
+
+/// One block of device memory; gives itself back to its allocator. Shared by the tensors that view it.
+class Storage {
+ public:
+  Storage(std::shared_ptr<class Allocator> allocator, void* data, size_t bytes, size_t block_bytes, MemoryClass memory_class)
+      : allocator_(std::move(allocator)), data_(data), bytes_(bytes), block_bytes_(block_bytes), class_(memory_class) {}
+  /// Memory that somebody else owns and keeps alive through `owner` (a mapped file, say).
+  Storage(std::shared_ptr<void> owner, void* data, size_t bytes) : owner_(std::move(owner)), data_(data), bytes_(bytes) {}
+  ~Storage();
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  std::shared_ptr<class Allocator> allocator_;
+  std::shared_ptr<void> owner_;
+  void* data_;
+  size_t bytes_;
+  size_t block_bytes_ = 0;
+  MemoryClass class_ = MemoryClass::data;
+};
+
+class Allocator : public std::enable_shared_from_this<Allocator> {
+ public:
+  explicit Allocator(Backend& backend) : backend_(backend) {}
+  ~Allocator();
+
+  /// `bytes` of memory, aligned to 64 bytes or more, not initialised. Throws IoError when there is none left,
+  /// saying what holds the memory by class.
+  std::shared_ptr<Storage> allocate(size_t bytes, MemoryClass memory_class);
+
+  MemoryStats stats() const;
+  void reset_peak();
+  void release_cached();  // gives unused blocks back to the device
+  Backend& backend() { return backend_; }
+
+ private:
+  friend class Storage;
+  void give_back(void* data, size_t bytes, size_t block_bytes, MemoryClass memory_class);
+
+  Backend& backend_;
+  mutable std::mutex mutex_;
+  std::multimap<size_t, void*> free_;  // block bytes -> block
+  MemoryStats stats_;
+};
+
+}  // namespace trireme

@@ -1,0 +1,21 @@
+#include "core/backend.h"
+
+#include <cxxabi.h>
+#include <fmt/format.h>
+
+#include "core/error.h"
+
+namespace trireme {
+
+void (*Backend::find_kernel(std::type_index kernel) const)() {
+  const auto it = kernels_.find(kernel);
+  if (it == kernels_.end()) {
+    int status = 0;
+    std::unique_ptr<char, void (*)(void*)> name(abi::__cxa_demangle(kernel.name(), nullptr, nullptr, &status), std::free);
+    throw InternalError(fmt::format("the backend of {} has no kernel {}: add it with Backend::add_kernel",
+                                    to_string(device()), status == 0 ? name.get() : kernel.name()));
+  }
+  return it->second;
+}
+
+}  // namespace trireme

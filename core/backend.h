@@ -1,0 +1,72 @@
+// Backend: everything that is special to one kind of device, behind one interface. Memory, copies, streams and
+// events are virtual functions; operations are a table of kernels, to which users add their own.
+//
+// A kernel is named by a struct with a function type, declared beside its operation:
+//   struct GeluForward { using Fn = void(Context&, const Tensor& x, Tensor& y); };
+//   backend.add_kernel<GeluForward>(&gelu_forward);            // once, in the backend's own folder
+//   ctx.kernel<GeluForward>()(ctx, x, y);                       // in the operation
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <typeindex>
+#include <unordered_map>
+
+#include "core/device.h"
+
+namespace trireme {
+
+/// An in-order queue of device work. The host's is always empty: work is done when the call returns.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  virtual void synchronize() {}  // waits until all queued work is done
+};
+
+/// A point in a stream that the host or another stream can wait for.
+class Event {
+ public:
+  virtual ~Event() = default;
+  virtual void record(Stream&) {}
+  virtual void wait(Stream&) {}   // later work of the stream starts after this point
+  virtual void synchronize() {}  // the host waits
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual Device device() const = 0;
+
+  /// Memory of this device, aligned to 64 bytes or more; nullptr when there is none left.
+  virtual void* allocate(size_t bytes) = 0;
+  virtual void deallocate(void* data, size_t bytes) = 0;
+  /// Copies in stream order; either side may lie in host memory.
+  virtual void copy(void* to, const void* from, size_t bytes, Stream& stream) = 0;
+  virtual void fill_zero(void* data, size_t bytes, Stream& stream) = 0;
+  virtual std::unique_ptr<Stream> make_stream() = 0;
+  virtual std::unique_ptr<Event> make_event() = 0;
+  /// How many threads the host side of this backend computes with.
+  virtual int num_threads() const { return 1; }
+
+  template <class K>
+  void add_kernel(typename K::Fn* fn) {
+    kernels_[typeid(K)] = reinterpret_cast<void (*)()>(fn);
+  }
+  template <class K>
+  typename K::Fn* kernel() const {
+    return reinterpret_cast<typename K::Fn*>(find_kernel(typeid(K)));
+  }
+
+ private:
+  void (*find_kernel(std::type_index kernel) const)();  // InternalError when there is none
+  std::unordered_map<std::type_index, void (*)()> kernels_;
+};
+
+/// The host. `num_threads` 0 takes OpenMP's default (OMP_NUM_THREADS, or all cores).
+std::unique_ptr<Backend> make_cpu_backend(int num_threads = 0);
+/// A GPU; ConfigError where this build or machine has none.
+std::unique_ptr<Backend> make_cuda_backend(int index);
+
+}  // namespace trireme

@@ -1,0 +1,11 @@
+// Stands in for cuda/ in a build without CUDA.
+#include "core/backend.h"
+#include "core/error.h"
+
+namespace trireme {
+
+std::unique_ptr<Backend> make_cuda_backend(int) {
+  throw ConfigError("run.device: this build has no CUDA; set run.device to cpu, or build where nvcc is installed");
+}
+
+}  // namespace trireme

@@ -1,0 +1,66 @@
+// Context: what a computation needs besides its inputs. Passed everywhere, so there are no globals and ranks can
+// be threads of one process. Cheap to copy; a copy with `tape` reset computes without recording.
+#pragma once
+
+#include <memory>
+
+#include "core/backend.h"
+#include "core/tensor.h"
+
+namespace trireme {
+
+class Tape;
+class ParameterHooks;
+class Tracer;
+
+/// What random numbers of a step are keyed by (never the rank).
+struct RandomKey {
+  uint64_t seed = 0;
+  uint64_t step = 0;
+  int64_t first_sample = 0;  // place of this micro-batch's first sample in the global batch
+};
+
+struct Context {
+  Backend* backend = nullptr;
+  Allocator* allocator = nullptr;
+  Stream* stream = nullptr;
+  Tape* tape = nullptr;             // records when set
+  ParameterHooks* hooks = nullptr;  // told of each parameter's use
+  Tracer* tracer = nullptr;
+  RandomKey random;
+  bool training = false;    // dropout acts
+  float loss_scale = 1.0f;  // gradients are this many times too large until the optimizer divides
+
+  template <class K>
+  typename K::Fn* kernel() const {
+    return backend->kernel<K>();
+  }
+  /// Not initialised.
+  Tensor empty(const Shape& shape, DType dtype = DType::f32, MemoryClass memory_class = MemoryClass::activations) const;
+  Tensor zeros(const Shape& shape, DType dtype = DType::f32, MemoryClass memory_class = MemoryClass::activations) const;
+  /// A tensor of this device with the given host elements.
+  template <class T>
+  Tensor from_host(std::span<const T> values, const Shape& shape, MemoryClass memory_class = MemoryClass::data) const {
+    Tensor t = empty(shape, DTypeOf<T>::value, memory_class);
+    TRIREME_ASSERT(static_cast<int64_t>(values.size()) == t.numel(), "from_host: sizes differ");
+    backend->copy(t.raw(), values.data(), t.bytes(), *stream);
+    return t;
+  }
+};
+
+/// Owns a backend with one allocator and one compute stream; makes contexts on them.
+class Engine {
+ public:
+  explicit Engine(std::unique_ptr<Backend> backend);
+  ~Engine();
+  Context context() const;
+  Backend& backend() { return *backend_; }
+  Allocator& allocator() { return *allocator_; }
+
+ private:
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Stream> stream_;
+  std::shared_ptr<Allocator> allocator_;
+};
+
+}  // namespace trireme

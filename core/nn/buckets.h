@@ -1,0 +1,57 @@
+// Flat buckets: the memory of all parameters and gradients as a few long arrays. Gradients are reduced a bucket
+// at a time without copies, and optimizers run over contiguous ranges.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "core/context.h"
+#include "core/parameter.h"
+
+namespace trireme {
+
+inline constexpr int64_t kParameterAlign = 16;  // elements: each parameter starts on 64 bytes of f32
+
+struct BucketEntry {
+  Parameter* parameter;
+  int64_t begin;  // element of the bucket where it starts
+};
+
+struct Bucket {
+  std::vector<BucketEntry> entries;
+  int64_t numel = 0;  // with padding, a multiple of the plan's `multiple`
+  Tensor data;        // [numel], the compute type
+  Tensor grad;        // [numel], f32
+};
+
+/// Lays `parameters` out, last declared first (about the order in which backward finishes), starting a new bucket
+/// when `bucket_bytes` of f32 gradient would be exceeded (a larger parameter has a bucket of its own). Each
+/// bucket's numel is a multiple of `multiple` elements. Pure: the same on every rank.
+std::vector<Bucket> plan_buckets(std::span<Parameter* const> parameters, size_t bucket_bytes, int64_t multiple = kParameterAlign);
+
+/// Allocates the buckets' data and gradients, zeroed, and points the parameters into them.
+void allocate_buckets(Context& ctx, std::span<Bucket> buckets, DType data_dtype = DType::f32);
+
+/// Sets every parameter's data from its Init; element values depend on (seed, name, element) alone.
+void init_parameters(Context& ctx, std::span<Parameter* const> parameters, uint64_t seed);
+
+/// plan, allocate and init in one, for one rank and tests.
+std::vector<Bucket> allocate_parameters(Context& ctx, std::span<Parameter* const> parameters, uint64_t seed,
+                                        DType data_dtype = DType::f32);
+
+/// A contiguous range of a bucket that this rank updates: all of it, or its part under ZeRO.
+struct Shard {
+  struct Segment {
+    int64_t begin, end;       // elements of the shard
+    Parameter* parameter;
+    int64_t parameter_begin;  // element of the (local) parameter that `begin` is
+  };
+  Tensor data;  // [n], the compute type
+  Tensor grad;  // [n], f32
+  std::vector<Segment> segments;  // ascending; gaps are padding
+};
+
+/// Elements [begin, end) of `bucket` as a shard.
+Shard make_shard(const Bucket& bucket, int64_t begin, int64_t end);
+
+}  // namespace trireme

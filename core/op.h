@@ -1,0 +1,56 @@
+// Op: a differentiable operation. Activations are its inputs; parameters are its fields, so that a use of a
+// parameter is visible (ZeRO-3 gathers by it) and their gradients are a pass of their own (zero-bubble pipelines).
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "core/context.h"
+#include "core/parameter.h"
+
+namespace trireme {
+
+using Tensors = std::vector<Tensor>;
+
+/// What forward keeps for backward. backward_input may replace or add to it what backward_weight needs.
+struct Saved {
+  Tensors tensors;
+  std::shared_ptr<void> state;  // of operations that keep more than tensors
+};
+
+class Op {
+ public:
+  virtual ~Op() = default;
+  virtual std::string_view name() const = 0;
+  virtual std::span<Parameter* const> parameters() const { return {}; }
+
+  /// Returns the outputs; puts into `saved` what backward needs.
+  virtual Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved& saved) const = 0;
+
+  /// "B": the gradients of the inputs from those of the outputs. An undefined element of `dout` is a zero
+  /// gradient; an undefined result too. Elements of `dout` may be reused in place when unique(), and results may
+  /// share storage with one another.
+  virtual Tensors backward_input(Context& ctx, Saved& saved, Tensors dout) const = 0;
+
+  /// "W": adds to the gradients of parameters() (see Parameter::begin_accumulate). Runs after backward_input,
+  /// perhaps much later, with the same `dout`.
+  virtual void backward_weight(Context& ctx, Saved& saved, std::span<const Tensor> dout) const {
+    static_cast<void>(ctx), static_cast<void>(saved), static_cast<void>(dout);
+  }
+};
+
+/// Told of each use of parameters: what ZeRO-3 gathers and frees by, and what sends a bucket off.
+class ParameterHooks {
+ public:
+  virtual ~ParameterHooks() = default;
+  virtual void before_use(std::span<Parameter* const>) {}  // data must be there
+  virtual void after_use(std::span<Parameter* const>) {}   // data is not needed until the next use
+  virtual void grad_ready(Parameter&) {}                   // this tape's last backward_weight of it is done
+};
+
+/// Runs `op` on `inputs`; records it when ctx.tape is set.
+Tensors apply(Context& ctx, std::shared_ptr<const Op> op, Tensors inputs);
+
+}  // namespace trireme

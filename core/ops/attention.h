@@ -1,0 +1,32 @@
+// attention: softmax(q k^T / sqrt(D)) v in tiles, never holding a T x T matrix (Dao et al., FlashAttention, 2022).
+#pragma once
+
+#include "core/op.h"
+
+namespace trireme {
+
+struct AttentionShape {
+  int64_t batch = 0;     // B
+  int64_t tokens = 0;    // T
+  int64_t heads = 0;     // H, of q
+  int64_t kv_heads = 0;  // K, of k and v; divides H (grouped-query attention when less)
+  int64_t head_dim = 0;  // D
+  bool causal = true;
+
+  int64_t qkv_width() const { return (heads + 2 * kv_heads) * head_dim; }
+};
+
+/// qkv [B*T, (H + 2K) * D], each row q's heads, then k's, then v's -> [B*T, H * D].
+Tensor attention(Context& ctx, const Tensor& qkv, const AttentionShape& shape);
+
+/// Keys and values of the tokens so far of one layer, for generation.
+struct KvCache {
+  Tensor keys, values;  // [B, capacity, K, D]
+  int64_t length = 0;   // tokens held
+};
+
+/// Attention of `shape.tokens` new tokens over those in the cache and themselves; appends to the cache.
+/// Not differentiable. ConfigError when the cache's capacity is exceeded.
+Tensor attention_cached(Context& ctx, const Tensor& qkv, const AttentionShape& shape, KvCache& cache);
+
+}  // namespace trireme
