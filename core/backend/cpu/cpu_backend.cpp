@@ -1,0 +1,59 @@
+// The host backend: memory on huge pages, first touched by the threads that use it; work is done at once.
+#include <omp.h>
+#include <sys/mman.h>
+
+#include <cstring>
+
+#include "core/backend/cpu/kernels.h"
+
+namespace trireme {
+namespace {
+
+constexpr size_t kHugePageBytes = size_t{2} << 20;
+
+class CpuBackend : public Backend {
+ public:
+  explicit CpuBackend(int num_threads) : num_threads_(num_threads > 0 ? num_threads : omp_get_max_threads()) {}
+
+  Device device() const override { return {DeviceKind::cpu, 0}; }
+
+  void* allocate(size_t bytes) override {
+    const bool huge = bytes >= kHugePageBytes;
+    void* data = std::aligned_alloc(huge ? kHugePageBytes : 64, bytes);
+    if (data && huge) madvise(data, bytes, MADV_HUGEPAGE);
+    return data;
+  }
+  void deallocate(void* data, size_t) override { std::free(data); }
+
+  void copy(void* to, const void* from, size_t bytes, Stream&) override { std::memcpy(to, from, bytes); }
+  void fill_zero(void* data, size_t bytes, Stream&) override {
+    const auto total = static_cast<int64_t>(bytes);
+    constexpr int64_t kChunk = int64_t{1} << 20;
+#pragma omp parallel for schedule(static) num_threads(num_threads_) if (total > kChunk)
+    for (int64_t begin = 0; begin < total; begin += kChunk)
+      std::memset(static_cast<char*>(data) + begin, 0, static_cast<size_t>(std::min(kChunk, total - begin)));
+  }
+
+  std::unique_ptr<Stream> make_stream() override { return std::make_unique<Stream>(); }
+  std::unique_ptr<Event> make_event() override { return std::make_unique<Event>(); }
+  int num_threads() const override { return num_threads_; }
+
+ private:
+  int num_threads_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend(int num_threads) {
+  auto backend = std::make_unique<CpuBackend>(num_threads);
+  cpu::add_elementwise_kernels(*backend);
+  cpu::add_linear_kernels(*backend);
+  cpu::add_gelu_kernels(*backend);
+  cpu::add_layer_norm_kernels(*backend);
+  cpu::add_attention_kernels(*backend);
+  cpu::add_embedding_kernels(*backend);
+  cpu::add_classifier_kernels(*backend);
+  return backend;
+}
+
+}  // namespace trireme
