@@ -1,7 +1,14 @@
 # Everything comes from Debian 12's packages: `tests/run` and `launcher/quickstart` install them.
 find_package(PkgConfig REQUIRED)
 find_package(OpenMP REQUIRED COMPONENTS CXX)
-find_package(dnnl REQUIRED)
+# oneDNN: Debian's own dnnl-config.cmake asks for OpenCL, which nothing here needs.
+find_path(DNNL_INCLUDE_DIR dnnl.hpp REQUIRED)
+find_library(DNNL_LIBRARY dnnl REQUIRED)
+if(NOT TARGET dnnl::dnnl)
+  add_library(dnnl::dnnl UNKNOWN IMPORTED)
+  set_target_properties(dnnl::dnnl PROPERTIES IMPORTED_LOCATION ${DNNL_LIBRARY}
+                                              INTERFACE_INCLUDE_DIRECTORIES ${DNNL_INCLUDE_DIR})
+endif()
 find_package(fmt REQUIRED)
 find_package(glog REQUIRED)
 find_package(yaml-cpp REQUIRED)

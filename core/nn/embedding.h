@@ -1,0 +1,26 @@
+// nn::Embedding: a table of rows, looked up by token.
+#pragma once
+
+#include "core/nn/module.h"
+#include "core/ops/embedding.h"
+
+namespace trireme::nn {
+
+class Embedding : public Module {
+ public:
+  /// weight [rows, width]
+  Embedding(Module* parent, std::string name, int64_t rows, int64_t width, Init init)
+      : Module(parent, std::move(name)), weight_(add_parameter("weight", {rows, width}, init)) {}
+
+  /// tokens i32 [B, T] -> [B*T, width]; `positions` adds its rows from `first_position` on.
+  Tensor operator()(Context& ctx, const Tensor& tokens, Embedding* positions = nullptr, int64_t first_position = 0) {
+    return embedding(ctx, tokens, weight_, positions ? &positions->weight_ : nullptr, first_position);
+  }
+  Parameter& weight() { return weight_; }
+  DType dtype() const { return weight_.data.dtype(); }
+
+ private:
+  Parameter& weight_;
+};
+
+}  // namespace trireme::nn

@@ -1,0 +1,17 @@
+// Named sizes of models.
+#pragma once
+
+#include <string>
+
+#include "models/model_config.h"
+
+namespace trireme {
+
+/// Sets the sizes that `name` stands for (gpt2-124m, ...); ConfigError with the nearest name when unknown.
+void apply_preset(const std::string& name, ModelConfig& config);
+
+/// Fills in what is left at 0 (kv_heads, ffn) and checks that the sizes fit each other (ConfigError).
+/// `vocab` must be set.
+ModelConfig resolve_model(ModelConfig config);
+
+}  // namespace trireme
