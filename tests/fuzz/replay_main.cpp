@@ -1,5 +1,5 @@
-// Runs a fuzz entry point without libFuzzer: every file of the folder given, and many small changes of each. Fails
-// by crashing, or when the folder holds no files.
+// Runs a fuzz entry point without libFuzzer: every file of the folder given, and many small changes of each.
+// Fails by crashing, or when the folder holds no files.
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -19,7 +19,9 @@ Bytes read_file(const std::filesystem::path& file) {
   return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
 }
 
-void run(const Bytes& bytes) { LLVMFuzzerTestOneInput(bytes.data(), bytes.size()); }
+void run(const Bytes& bytes) {
+  LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
+}
 
 /// `bytes` cut short at many places, and with one to four bytes changed at random (the same ones every time).
 void run_changes(const Bytes& bytes) {
@@ -30,7 +32,8 @@ void run_changes(const Bytes& bytes) {
     if (i % 4 == 0) {
       changed.resize(random() % bytes.size());
     } else {
-      for (size_t n = 0; n < i % 4 + 1; ++n) changed[random() % bytes.size()] = static_cast<uint8_t>(random());
+      for (size_t n = 0; n < i % 4 + 1; ++n)
+        changed[random() % bytes.size()] = static_cast<uint8_t>(random());
     }
     run(changed);
   }
