@@ -25,8 +25,10 @@ class TreeBuilder {
   ConfigNode build(const YAML::Node& from, int depth = 0) {
     ConfigNode node;
     node.place = place(from.Mark());
-    if (depth > kMaxDepth) throw ConfigError(fmt::format("{}: nested more than {} deep", node.place, kMaxDepth));
-    if (++num_nodes_ > kMaxNodes) throw ConfigError(fmt::format("{}: more than {} values", node.place, kMaxNodes));
+    if (depth > kMaxDepth)
+      throw ConfigError(fmt::format("{}: nested more than {} deep", node.place, kMaxDepth));
+    if (++num_nodes_ > kMaxNodes)
+      throw ConfigError(fmt::format("{}: more than {} values", node.place, kMaxNodes));
     switch (from.Type()) {
       case YAML::NodeType::Undefined:
       case YAML::NodeType::Null:
@@ -53,8 +55,8 @@ class TreeBuilder {
     const std::string key_place = place(key.Mark());
     if (!key.IsScalar()) throw ConfigError(key_place + ": a key must be a word");
     if (const ConfigNode* earlier = map.find(key.Scalar()))
-      throw ConfigError(fmt::format("{}: {} is given a second time (first at {}); keep one", key_place, key.Scalar(),
-                                    earlier->place));
+      throw ConfigError(fmt::format("{}: {} is given a second time (first at {}); keep one", key_place,
+                                    key.Scalar(), earlier->place));
     value.key = key.Scalar();
     value.place = key_place;
     map.children.push_back(std::move(value));
@@ -69,7 +71,8 @@ ConfigNode parse(const std::string& text, TreeBuilder builder) {
   try {
     const std::vector<YAML::Node> documents = YAML::LoadAll(text);
     if (documents.size() > 1)
-      throw ConfigError(builder.place(documents[1].Mark()) + ": a second YAML document; a config is one document");
+      throw ConfigError(builder.place(documents[1].Mark()) +
+                        ": a second YAML document; a config is one document");
     return documents.empty() ? builder.build(YAML::Node()) : builder.build(documents[0]);
   } catch (const YAML::Exception& e) {
     throw ConfigError(fmt::format("{}: not valid YAML: {}", builder.place(e.mark), e.msg));
@@ -88,16 +91,21 @@ ConfigNode& find_or_add(ConfigNode& map, std::string_view key) {
 
 const ConfigNode* ConfigNode::find(std::string_view child_key) const {
   if (kind != Kind::map) return nullptr;
-  const auto found = std::find_if(children.begin(), children.end(), [&](const auto& c) { return c.key == child_key; });
+  const auto found =
+      std::find_if(children.begin(), children.end(), [&](const auto& c) { return c.key == child_key; });
   return found == children.end() ? nullptr : &*found;
 }
 
 std::string ConfigNode::summary() const {
   switch (kind) {
-    case Kind::null: return "nothing";
-    case Kind::scalar: return quoted || text.empty() ? fmt::format("the text \"{}\"", text) : text;
-    case Kind::list: return fmt::format("a list of {}", children.size());
-    case Kind::map: return "a map";
+    case Kind::null:
+      return "nothing";
+    case Kind::scalar:
+      return quoted || text.empty() ? fmt::format("the text \"{}\"", text) : text;
+    case Kind::list:
+      return fmt::format("a list of {}", children.size());
+    case Kind::map:
+      return "a map";
   }
   return "";
 }
@@ -106,7 +114,8 @@ ConfigNode parse_config_tree(const std::string& text, const std::string& source_
   ConfigNode root = parse(text, TreeBuilder(source_name, true));
   if (root.kind == ConfigNode::Kind::null) root.kind = ConfigNode::Kind::map;
   if (root.kind != ConfigNode::Kind::map)
-    throw ConfigError(fmt::format("{}: wanted sections such as `model:` and `data:`, got {}", root.place, root.summary()));
+    throw ConfigError(
+        fmt::format("{}: wanted sections such as `model:` and `data:`, got {}", root.place, root.summary()));
   return root;
 }
 
