@@ -22,9 +22,9 @@ struct StepMetrics {
 
 struct ValidMetrics {
   int64_t step = 0;
-  double loss = 0.0;                    // mean in nats a token
-  std::optional<double> bits_per_byte;  // where the tokenizer is known
-  int64_t tokens = 0;                   // looked at
+  double loss = 0.0;                         // mean in nats a token
+  std::optional<double> bits_per_byte = {};  // where the tokenizer is known
+  int64_t tokens = 0;                        // looked at
 };
 
 class MetricsWriter {

@@ -15,13 +15,13 @@ struct Progress {
   int64_t step = 0;
   int64_t steps = 0;  // of the whole run
   double loss = 0.0;
-  std::optional<double> valid_loss;  // the last one
+  std::optional<double> valid_loss = {};  // the last one
   double lr = 0.0;
   double grad_norm = 0.0;
   double tokens_per_s = 0.0;
-  std::optional<double> peak_share;  // of the machine's measured peak FLOP/s, 0 to 1
+  std::optional<double> peak_share = {};  // of the machine's measured peak FLOP/s, 0 to 1
   size_t memory_bytes = 0;
-  std::optional<double> left_s;
+  std::optional<double> left_s = {};
   int64_t skipped_steps = 0;  // shown when there are any
 };
 
