@@ -1,6 +1,6 @@
-// The whole of an experiment file: one struct a section, defaults in the structs, and the functions that read and
-// write it. Reading is strict: an unknown key, a wrong type or a value out of range is a ConfigError that names
-// the file, the line and the way out. Paths in a config are relative to the current directory.
+// The whole of an experiment file: one struct a section, defaults in the structs, and the functions that read
+// and write it. Reading is strict: an unknown key, a wrong type or a value out of range is a ConfigError that
+// names the file, the line and the way out. Paths in a config are relative to the current directory.
 #pragma once
 
 #include <cstdint>
@@ -31,9 +31,9 @@ struct RunConfig {
   int64_t steps = 1000;
   int64_t eval_every = 100;  // steps; 0: never
   int64_t eval_batches = 20;
-  int64_t log_every = 10;    // steps between lines where the output is not a terminal
+  int64_t log_every = 10;  // steps between lines where the output is not a terminal
   std::string out = "runs/trireme";
-  int64_t threads = 0;       // 0 ("auto"): OMP_NUM_THREADS, or all cores
+  int64_t threads = 0;  // 0 ("auto"): OMP_NUM_THREADS, or all cores
   int64_t timeout_s = 300;
   bool trace = false;
   int64_t trace_steps = 10;
@@ -59,8 +59,9 @@ struct Config {
   CheckpointConfig checkpoint;
 };
 
-/// Reads an experiment file. Each override is "section.key=value", the value in YAML, and replaces what the file says.
-/// A preset's values apply first, then the keys that file and overrides give. ConfigError when anything is wrong.
+/// Reads an experiment file. Each override is "section.key=value", the value in YAML, and replaces what the
+/// file says. A preset's values apply first, then the keys that file and overrides give. ConfigError when
+/// anything is wrong.
 Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides = {});
 
 /// The same for YAML text; `source_name` is what errors call it.

@@ -1,5 +1,6 @@
-// What an experiment file's keys are: one describe() a struct, which names each member's key, help and allowed
-// values. Everything that walks a config is a visitor of these: the reader, the writer and the reference page.
+// What an experiment file's keys are: one describe() a struct, which names each member's key, help and
+// allowed values. Everything that walks a config is a visitor of these: the reader, the writer and the
+// reference page.
 //   v.field(key, member, help, rule);  v.section(key, member, help);
 #pragma once
 
@@ -14,18 +15,23 @@ namespace trireme {
 
 template <class V>
 void describe(V& v, ModelConfig& c) {
-  const auto presets = preset_names();
-  std::vector<std::string> names{""};
-  names.insert(names.end(), presets.begin(), presets.end());
+  std::vector<std::string> names = preset_names();
+  names.insert(names.begin(), "");
   v.field("preset", c.preset, "a named size, which sets the keys below that are not given", one_of(names));
   v.field("kind", c.kind, "the architecture", one_of({"gpt"}));
   v.field("layers", c.layers, "blocks", at_least(1));
   v.field("heads", c.heads, "attention heads; divides `width`", at_least(1));
-  v.field("kv_heads", c.kv_heads, "heads of keys and values; divides `heads`; 0: as many as `heads`", at_least(0));
+  v.field("kv_heads", c.kv_heads, "heads of keys and values; divides `heads`; 0: as many as `heads`",
+          at_least(0));
   v.field("width", c.width, "size of the residual stream", at_least(1));
   v.field("ffn", c.ffn, "hidden width of the MLP; 0: 4 × `width`", at_least(0));
   v.field("context", c.context, "the most tokens of a sample", at_least(1));
-  v.field("vocab", c.vocab, "rows of the embedding; 0: the tokenizer's, rounded up to a multiple of 64", at_least(0));
+  v.field("vocab", c.vocab, "rows of the embedding; 0: the tokenizer's, rounded up to a multiple of 64",
+          at_least(0));
+  v.field(
+      "true_vocab", c.true_vocab,
+      "tokens that exist; the rows after them are padding, never predicted; 0: the tokenizer's, or `vocab`",
+      at_least(0));
   v.field("dropout", c.dropout, "probability of dropping, in training", half_open(0, 1));
   v.field("bias", c.bias, "bias vectors in linear layers and norms", any());
   v.field("tied", c.tied, "one table for embedding and classifier", any());
@@ -35,7 +41,8 @@ void describe(V& v, ModelConfig& c) {
 
 template <class V>
 void describe(V& v, DataSource& c) {
-  v.field("files", c.files, "a glob of .bin shards (llm.c), or of Megatron-LM .bin files with an .idx beside each", any());
+  v.field("files", c.files,
+          "a glob of .bin shards (llm.c), or of Megatron-LM .bin files with an .idx beside each", any());
   v.field("weight", c.weight, "relative share of the samples", above(0));
 }
 
@@ -45,7 +52,8 @@ void describe(V& v, DataConfig& c) {
   v.field("valid", c.valid, "the same, for validation; empty: none", any());
   v.field("shuffle", c.shuffle, "false: samples in the order of the files", any());
   v.field("prefetch", c.prefetch, "batches read ahead", at_least(0));
-  v.field("tokenizer", c.tokenizer, "`bytes`, or a sentencepiece .model; empty: the one beside the shards", any());
+  v.field("tokenizer", c.tokenizer, "`bytes`, or a sentencepiece .model; empty: the one beside the shards",
+          any());
 }
 
 template <class V>
@@ -57,7 +65,8 @@ void describe(V& v, BatchConfig& c) {
 
 template <class V>
 void describe(V& v, ParallelConfig& c) {
-  v.field("data", c.data, "replicas of the model; `auto`: the ranks that the other axes leave", auto_or_at_least(1));
+  v.field("data", c.data, "replicas of the model; `auto`: the ranks that the other axes leave",
+          auto_or_at_least(1));
   v.field("context", c.context, "ranks that share a sample's tokens", at_least(1));
   v.field("expert", c.expert, "ranks that share the experts", at_least(1));
   v.field("pipeline", c.pipeline, "ranks that share the layers", at_least(1));
@@ -105,7 +114,8 @@ void describe(V& v, OptimConfig& c) {
 
 template <class V>
 void describe(V& v, RunConfig& c) {
-  v.field("device", c.device, "`auto`: a GPU where build and machine have one", one_of({"auto", "cpu", "cuda"}));
+  v.field("device", c.device, "`auto`: a GPU where build and machine have one",
+          one_of({"auto", "cpu", "cuda"}));
   v.field("seed", c.seed, "of weights, dropout and data order", at_least(0));
   v.field("steps", c.steps, "length of the run", at_least(1));
   v.field("eval_every", c.eval_every, "steps between validations; 0: never", at_least(0));
@@ -123,7 +133,8 @@ template <class V>
 void describe(V& v, CheckpointConfig& c) {
   v.field("every", c.every, "steps between checkpoints; 0: only at the end and on a signal", at_least(0));
   v.field("keep", c.keep, "how many of the newest to keep; 0: all", at_least(0));
-  v.field("resume", c.resume, "`auto`: the newest valid one in `run.out`; `never`; or a checkpoint's folder", any());
+  v.field("resume", c.resume, "`auto`: the newest valid one in `run.out`; `never`; or a checkpoint's folder",
+          any());
   v.field("init_from", c.init_from, "a checkpoint whose weights a new run starts from", any());
 }
 

@@ -1,4 +1,5 @@
-// Reading: a visitor that fills the config's structs from a ConfigNode tree and refuses whatever it does not know.
+// Reading: a visitor that fills the config's structs from a ConfigNode tree and refuses whatever it does not
+// know.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -19,7 +20,8 @@ namespace trireme {
 namespace {
 
 /// "gpt.yaml:12: optim.lr: wanted a number above 0, got -1".
-[[noreturn]] void refuse(const ConfigNode& node, const std::string& path, const std::string& wanted, const Rule& rule) {
+[[noreturn]] void refuse(const ConfigNode& node, const std::string& path, const std::string& wanted,
+                         const Rule& rule) {
   throw ConfigError(fmt::format("{}: {}: wanted {}, got {}{}{}", node.place, path, wanted, node.summary(),
                                 rule.note.empty() ? "" : "; ", rule.note));
 }
@@ -34,7 +36,9 @@ std::optional<T> parse_number(const std::string& text) {
   return value;
 }
 
-bool is_plain(const ConfigNode& node) { return node.kind == ConfigNode::Kind::scalar && !node.quoted; }
+bool is_plain(const ConfigNode& node) {
+  return node.kind == ConfigNode::Kind::scalar && !node.quoted;
+}
 
 template <class T>
 void read_number(const ConfigNode& node, const std::string& path, T& value, const Rule& rule) {
@@ -59,7 +63,8 @@ void read_value(const ConfigNode& node, const std::string& path, double& value, 
 }
 
 void read_value(const ConfigNode& node, const std::string& path, bool& value, const Rule& rule) {
-  if (!is_plain(node) || (node.text != "true" && node.text != "false")) refuse(node, path, "true or false", rule);
+  if (!is_plain(node) || (node.text != "true" && node.text != "false"))
+    refuse(node, path, "true or false", rule);
   value = node.text == "true";
 }
 
@@ -69,24 +74,28 @@ void read_value(const ConfigNode& node, const std::string& path, std::string& va
   if (!choices.empty() && std::find(choices.begin(), choices.end(), node.text) == choices.end()) {
     const std::string near = nearest_name(node.text, choices);
     const bool suggest = rule.note.empty() && !near.empty();
-    refuse(node, path, wanted_choice(rule), suggest ? one_of({}, fmt::format("did you mean {}?", near)) : rule);
+    refuse(node, path, wanted_choice(rule),
+           suggest ? one_of({}, fmt::format("did you mean {}?", near)) : rule);
   }
   value = node.text;
 }
 
-void read_value(const ConfigNode& node, const std::string& path, std::array<double, 2>& value, const Rule& rule) {
+void read_value(const ConfigNode& node, const std::string& path, std::array<double, 2>& value,
+                const Rule& rule) {
   if (node.kind != ConfigNode::Kind::list || node.children.size() != value.size())
     refuse(node, path, "a list of two numbers, such as [0.9, 0.95]", rule);
   for (size_t i = 0; i < value.size(); ++i) read_value(node.children[i], path, value[i], rule);
 }
 
-void read_value(const ConfigNode& node, const std::string& path, std::vector<std::string>& value, const Rule& rule) {
+void read_value(const ConfigNode& node, const std::string& path, std::vector<std::string>& value,
+                const Rule& rule) {
   if (node.kind != ConfigNode::Kind::list) refuse(node, path, "a list of texts, such as [bias, norm]", rule);
   value.clear();
   for (const ConfigNode& item : node.children) read_value(item, path, value.emplace_back(), rule);
 }
 
-void read_value(const ConfigNode& node, const std::string& path, std::vector<DataSource>& value, const Rule& rule);
+void read_value(const ConfigNode& node, const std::string& path, std::vector<DataSource>& value,
+                const Rule& rule);
 
 /// Finds where a key belongs: "schedule" -> "optim.schedule".
 class KeyFinder {
@@ -152,9 +161,10 @@ class Reader {
       if (std::find(keys_.begin(), keys_.end(), child.key) != keys_.end()) continue;
       std::string meant = full_name_of(child.key);
       if (meant.empty()) meant = nearest_name(child.key, keys_);
-      throw ConfigError(fmt::format(
-          "{}: {}{} is not a {}{}; {}", child.place, path_, child.key, name.empty() ? "section" : "key of ", name,
-          meant.empty() ? fmt::format("known are {}", fmt::join(keys_, ", ")) : fmt::format("did you mean {}?", meant)));
+      throw ConfigError(fmt::format("{}: {}{} is not a {}{}; {}", child.place, path_, child.key,
+                                    name.empty() ? "section" : "key of ", name,
+                                    meant.empty() ? fmt::format("known are {}", fmt::join(keys_, ", "))
+                                                  : fmt::format("did you mean {}?", meant)));
     }
   }
 
@@ -163,7 +173,8 @@ class Reader {
   static void take_preset(const ConfigNode& node, ModelConfig& model) {
     const ConfigNode* preset = node.find("preset");
     const auto names = preset_names();
-    if (preset && std::find(names.begin(), names.end(), preset->text) != names.end()) apply_preset(preset->text, model);
+    if (preset && std::find(names.begin(), names.end(), preset->text) != names.end())
+      apply_preset(preset->text, model);
   }
 
   const ConfigNode& node_;
@@ -171,7 +182,8 @@ class Reader {
   std::vector<std::string> keys_;
 };
 
-void read_value(const ConfigNode& node, const std::string& path, std::vector<DataSource>& value, const Rule& rule) {
+void read_value(const ConfigNode& node, const std::string& path, std::vector<DataSource>& value,
+                const Rule& rule) {
   value.clear();
   if (node.kind == ConfigNode::Kind::scalar) {
     if (!node.text.empty()) value.push_back({.files = node.text});
@@ -192,7 +204,8 @@ void read_value(const ConfigNode& node, const std::string& path, std::vector<Dat
 
 }  // namespace
 
-Config parse_config(const std::string& text, const std::string& source_name, std::span<const std::string> overrides) {
+Config parse_config(const std::string& text, const std::string& source_name,
+                    std::span<const std::string> overrides) {
   ConfigNode tree = parse_config_tree(text, source_name);
   for (const std::string& assignment : overrides) set_in_tree(tree, assignment);
   Config config;
@@ -206,7 +219,9 @@ Config load_config(const std::filesystem::path& file, std::span<const std::strin
   if (std::filesystem::is_directory(file))
     throw ConfigError(fmt::format("{} is a folder; wanted an experiment file (YAML)", file.string()));
   std::ifstream in(file, std::ios::binary);
-  if (!in) throw ConfigError(fmt::format("{}: {}; wanted an experiment file (YAML)", file.string(), std::strerror(errno)));
+  if (!in)
+    throw ConfigError(
+        fmt::format("{}: {}; wanted an experiment file (YAML)", file.string(), std::strerror(errno)));
   return parse_config(std::string(std::istreambuf_iterator<char>(in), {}), file.string(), overrides);
 }
 

@@ -1,4 +1,5 @@
-// The reference page: a visitor that puts every key, its default, its values and its help into Markdown tables.
+// The reference page: a visitor that puts every key, its default, its values and its help into Markdown
+// tables.
 #include <fmt/format.h>
 
 #include "launcher/config.h"
@@ -21,14 +22,16 @@ class Reference {
  public:
   template <class T>
   void field(const char* key, const T& value, const char* help, const Rule& rule) {
-    rows_ += fmt::format("| `{}{}` | {} | {} | {} |\n", prefix_, key, values_of(value, rule), default_of(value, rule), help);
+    rows_ += fmt::format("| `{}{}` | {} | {} | {} |\n", prefix_, key, values_of(value, rule),
+                         default_of(value, rule), help);
   }
 
   template <class T>
   void section(const char* key, T& value, const char* help) {
     if (!in_section_) {
       in_section_ = true;
-      rows_ += fmt::format("\n## {}\n\n{}.\n\n| key | values | default | meaning |\n|---|---|---|---|\n", key, capital(help));
+      rows_ += fmt::format("\n## {}\n\n{}.\n\n| key | values | default | meaning |\n|---|---|---|---|\n", key,
+                           capital(help));
       describe(*this, value);
       in_section_ = false;
     } else {  // a map in a section: its keys follow as `schedule.kind`
@@ -60,7 +63,9 @@ class Reference {
   static std::string values_of(int, const Rule& rule) { return "integer" + limits(rule); }
   static std::string values_of(double, const Rule& rule) { return "number" + limits(rule); }
   static std::string values_of(bool, const Rule&) { return "`true`, `false`"; }
-  static std::string values_of(const std::array<double, 2>&, const Rule& rule) { return "two numbers" + limits(rule); }
+  static std::string values_of(const std::array<double, 2>&, const Rule& rule) {
+    return "two numbers" + limits(rule);
+  }
   static std::string values_of(const std::vector<std::string>&, const Rule&) { return "list of texts"; }
   static std::string values_of(const std::vector<DataSource>&, const Rule&) { return "glob or list"; }
   static std::string values_of(const std::string&, const Rule& rule) {
@@ -74,8 +79,12 @@ class Reference {
   static std::string default_of(const T& value, const Rule& rule) {
     return value == 0 && !rule.zero_word.empty() ? '`' + rule.zero_word + '`' : fmt::format("`{}`", value);
   }
-  static std::string default_of(const std::string& value, const Rule&) { return value.empty() ? "" : '`' + value + '`'; }
-  static std::string default_of(const std::array<double, 2>& v, const Rule&) { return fmt::format("`[{}, {}]`", v[0], v[1]); }
+  static std::string default_of(const std::string& value, const Rule&) {
+    return value.empty() ? "" : '`' + value + '`';
+  }
+  static std::string default_of(const std::array<double, 2>& v, const Rule&) {
+    return fmt::format("`[{}, {}]`", v[0], v[1]);
+  }
   static std::string default_of(const std::vector<std::string>&, const Rule&) { return "`[]`"; }
   static std::string default_of(const std::vector<DataSource>&, const Rule&) { return "`[]`"; }
 

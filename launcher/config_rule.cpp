@@ -37,8 +37,9 @@ Rule auto_or_at_least(double low) {
 }
 
 bool in_range(double value, const Rule& rule) {
-  return std::isfinite(value) && !(rule.at_least && value < *rule.at_least) && !(rule.above && value <= *rule.above) &&
-         !(rule.at_most && value > *rule.at_most) && !(rule.below && value >= *rule.below);
+  return std::isfinite(value) && !(rule.at_least && value < *rule.at_least) &&
+         !(rule.above && value <= *rule.above) && !(rule.at_most && value > *rule.at_most) &&
+         !(rule.below && value >= *rule.below);
 }
 
 std::string wanted_number(bool whole, const Rule& rule) {

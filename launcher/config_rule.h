@@ -1,4 +1,5 @@
-// Rule: which values a config key takes beyond its type, and how error messages and the reference put that in words.
+// Rule: which values a config key takes beyond its type, and how error messages and the reference put that in
+// words.
 #pragma once
 
 #include <optional>
@@ -14,7 +15,9 @@ struct Rule {
   std::string note;       // added to the error when the value is refused
 };
 
-inline Rule any() { return {}; }
+inline Rule any() {
+  return {};
+}
 inline Rule one_of(std::vector<std::string> choices, std::string note = "") {
   Rule rule;
   rule.choices = std::move(choices);

@@ -1,5 +1,6 @@
-// YAML text as a small tree in which every node knows its place ("gpt.yaml:12", or the --set it came from), with
-// aliases expanded and duplicate keys refused. The config reader works on this and never sees the YAML library.
+// YAML text as a small tree in which every node knows its place ("gpt.yaml:12", or the --set it came from),
+// with aliases expanded and duplicate keys refused. The config reader works on this and never sees the YAML
+// library.
 #pragma once
 
 #include <string>
@@ -12,9 +13,9 @@ struct ConfigNode {
   enum class Kind { null, scalar, list, map };
 
   Kind kind = Kind::null;
-  std::string place;   // for messages
-  std::string key;     // when the parent is a map
-  std::string text;    // of a scalar
+  std::string place;    // for messages
+  std::string key;      // when the parent is a map
+  std::string text;     // of a scalar
   bool quoted = false;  // a scalar in quotes: never a number or a boolean
   std::vector<ConfigNode> children;
 

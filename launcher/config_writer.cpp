@@ -40,7 +40,9 @@ class Writer {
     }
   }
   void put(int value, const Rule& rule) { put(int64_t{value}, rule); }
-  void put(double value, const Rule&) { out_ << fmt::format("{}", value); }  // the shortest text that reads back equal
+  void put(double value, const Rule&) {
+    out_ << fmt::format("{}", value);
+  }  // the shortest text that reads back equal
   void put(bool value, const Rule&) { out_ << value; }
   void put(const std::string& value, const Rule&) { out_ << value; }
 

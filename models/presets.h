@@ -1,18 +1,21 @@
-// Named model sizes for `model.preset`.
+// Named sizes of models.
 #pragma once
 
-#include <span>
 #include <string>
+#include <vector>
 
 #include "models/model_config.h"
 
 namespace trireme {
 
-/// All names that apply_preset() knows.
-std::span<const std::string> preset_names();
+/// Those that apply_preset() knows.
+std::vector<std::string> preset_names();
 
-/// Sets the sizes of `model` to those of the preset `name`; the caller puts what the user gave on top.
-/// ConfigError when there is no such preset.
-void apply_preset(const std::string& name, ModelConfig& model);
+/// Sets the sizes that `name` stands for (gpt2-124m, ...); ConfigError with the nearest name when unknown.
+void apply_preset(const std::string& name, ModelConfig& config);
+
+/// Fills in what is left at 0 (kv_heads, ffn) and checks that the sizes fit each other (ConfigError).
+/// `vocab` must be set.
+ModelConfig resolve_model(ModelConfig config);
 
 }  // namespace trireme
