@@ -31,7 +31,7 @@ TEST(Supervise, GivesBackTheExitStatus) {
 
 TEST(Supervise, SetsTheEnvironmentAndHasAGroupOfItsOwn) {
   EXPECT_EQ(run_supervised(shell("test \"$GREETING\" = hello")), 0);
-  EXPECT_EQ(run_supervised(shell("test $(ps -o pgid= -p $$) = $$")), 0);
+  EXPECT_EQ(run_supervised(shell("test $(cut -d' ' -f5 /proc/$$/stat) = $$")), 0);
 }
 
 /// Runs the launcher's part in a process of its own, whose child writes down every signal it gets.
