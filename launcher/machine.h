@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <string_view>
 
 namespace trireme {
@@ -18,6 +19,9 @@ struct Machine {
 };
 
 Machine detect_machine();
+
+/// "Intel(R) Xeon(R) Gold 6338 CPU @ 2.00GHz", as the kernel calls it; "unknown" where it doesn't.
+std::string cpu_model();
 
 /// The executable file `name` in the folders of PATH.
 std::optional<std::filesystem::path> find_program(std::string_view name);
