@@ -17,12 +17,13 @@ static_assert(kQueryBlock % kColumnBlock == 0);
 
 struct BackwardScratch {
   BackwardScratch(ScratchCarver carver, int64_t width, int64_t padded_tokens)
-      : keys(carver.take(padded_tokens, width)),
-        values(carver.take(padded_tokens, width)),
-        d_keys(carver.take(padded_tokens, width)),
+      : d_keys(carver.take(padded_tokens, width)),
         d_values(carver.take(padded_tokens, width)),
+        keys(carver.take(kKeyTile, width)),
+        values(carver.take(kKeyTile, width)),
         queries(carver.take(kQueryBlock, width)),
         queries_t(carver.take(width, kQueryBlock)),
+        out(carver.take(kQueryBlock, width)),
         d_out(carver.take(kQueryBlock, width)),
         d_out_t(carver.take(width, kQueryBlock)),
         d_queries_t(carver.take(width, kQueryBlock)),
@@ -32,8 +33,9 @@ struct BackwardScratch {
         delta(carver.take(1, kQueryBlock)),
         num_floats(carver.num_floats()) {}
 
-  Tile keys, values, d_keys, d_values;  // [tokens, width], of the whole head
-  Tile queries, queries_t;              // a block's, times the score factor
+  Tile d_keys, d_values;         // [tokens, width], of the whole head
+  Tile keys, values;             // where rows that need padding or are bf16 are packed
+  Tile queries, queries_t, out;  // of a block; the transposes are what scores are made from
   Tile d_out, d_out_t;
   Tile d_queries_t;
   Tile probabilities, d_scores;  // [keys, queries]
@@ -62,27 +64,33 @@ struct BackwardOperands {
   }
 };
 
-/// Loads what the block of queries [begin, begin + count) needs; padding is zero, and gives zero gradients.
+/// A block of queries: what a tile of keys meets. Rows behind its end are zero, and get zero gradients.
+struct QueryBlock {
+  Tile queries, d_out;  // [kQueryBlock, width]
+  int64_t position = 0;
+};
+
+/// Loads queries [begin, begin + count) of head `h`, and fills their transposes, lse and delta.
 template <class T>
-void load_queries(const BackwardOperands<T>& x, int64_t b, int64_t h, int64_t begin, int64_t count,
-                  const BackwardScratch& s) {
+QueryBlock load_queries(const BackwardOperands<T>& x, int64_t b, int64_t h, int64_t begin, int64_t count,
+                        const BackwardScratch& s) {
   const AttentionShape& shape = x.shape;
   const int64_t width = round_up(shape.head_dim, kLanes);
-  // `out` passes through the place of queries.
-  pack_rows(x.output(x.d_out, b, h).from(begin), count, 1.0f, kQueryBlock, width, s.d_out);
-  pack_rows(x.output(x.out, b, h).from(begin), count, 1.0f, kQueryBlock, width, s.queries);
+  const auto tile = [&](HeadRows<const T> rows, Tile scratch) {
+    return as_tile(rows.from(begin), count, kQueryBlock, width, scratch);
+  };
+  const Tile queries = tile(x.packed(x.qkv, b, h), s.queries);
+  const Tile d_out = tile(x.output(x.d_out, b, h), s.d_out), out = tile(x.output(x.out, b, h), s.out);
+  transpose(queries, kQueryBlock, width, score_factor(shape.head_dim), s.queries_t);
+  transpose(d_out, kQueryBlock, width, 1.0f, s.d_out_t);
   for (int64_t i = 0; i < kQueryBlock; ++i) {
     Vec products{};
-    for (int64_t d = 0; d < width; d += kLanes)
-      products += load(s.d_out.row(i) + d) * load(s.queries.row(i) + d);
+    for (int64_t d = 0; d < width; d += kLanes) products += load(d_out.row(i) + d) * load(out.row(i) + d);
     s.delta.data[i] = sum(products);
   }
-  pack_rows(x.packed(x.qkv, b, h).from(begin), count, score_factor(shape.head_dim), kQueryBlock, width,
-            s.queries);
-  transpose(s.queries, kQueryBlock, width, s.queries_t);
-  transpose(s.d_out, kQueryBlock, width, s.d_out_t);
   std::fill_n(s.lse.data, kQueryBlock, 0.0f);
   std::copy_n(x.lse + (b * shape.heads + h) * shape.tokens + begin, count, s.lse.data);
+  return {queries, d_out, begin};
 }
 
 /// For the queries of one column block: scores become probabilities, and their gradients (in d_scores,
@@ -99,13 +107,12 @@ void softmax_backward(const BackwardScratch& s, int64_t rows, int64_t column) {
   }
 }
 
-/// Takes the loaded block of queries, of which the first is at `position`, through the tile of keys at `key`.
-void backward_tile(const BackwardScratch& s, int64_t width, int64_t num_keys, int64_t key, int64_t position,
-                   bool causal) {
-  const Tile keys = s.keys.at(key, 0), values = s.values.at(key, 0);
+/// Takes a block of queries through a tile of keys, of which the first is at `key`; adds to dq^T, dk and dv.
+void backward_tile(const QueryBlock& block, Tile keys, Tile values, int64_t key, int64_t num_keys, int64_t width,
+                   bool causal, const BackwardScratch& s) {
   for (int64_t column = 0; column < kQueryBlock; column += kColumnBlock) {
     Visibility visible{.count = num_keys};
-    if (causal) visible.diagonal = position + column - key;
+    if (causal) visible.diagonal = block.position + column - key;
     const int64_t rows = round_up(visible.num_keys(), kRowBlock);
     if (rows == 0) continue;
     const Tile p = s.probabilities.at(0, column), ds = s.d_scores.at(0, column);
@@ -115,10 +122,8 @@ void backward_tile(const BackwardScratch& s, int64_t width, int64_t num_keys, in
     softmax_backward(s, rows, column);
     // dq^T += k^T ds ; dv += p do ; dk += ds q
     multiply<Left::transposed, Result::add>(width, kColumnBlock, rows, keys, ds, s.d_queries_t.at(0, column));
-    multiply<Left::plain, Result::add>(rows, width, kColumnBlock, p, s.d_out.at(column, 0),
-                                       s.d_values.at(key, 0));
-    multiply<Left::plain, Result::add>(rows, width, kColumnBlock, ds, s.queries.at(column, 0),
-                                       s.d_keys.at(key, 0));
+    multiply<Left::plain, Result::add>(rows, width, kColumnBlock, p, block.d_out.at(column, 0), s.d_values.at(key, 0));
+    multiply<Left::plain, Result::add>(rows, width, kColumnBlock, ds, block.queries.at(column, 0), s.d_keys.at(key, 0));
   }
 }
 
@@ -126,28 +131,28 @@ void backward_tile(const BackwardScratch& s, int64_t width, int64_t num_keys, in
 template <class T>
 void backward_head(const BackwardOperands<T>& x, int64_t b, int64_t g, const BackwardScratch& s) {
   const AttentionShape& shape = x.shape;
-  const int64_t tokens = shape.tokens, width = round_up(shape.head_dim, kLanes);
-  const int64_t padded_tokens = round_up(tokens, kRowBlock);
+  const int64_t tokens = shape.tokens, width = round_up(shape.head_dim, kLanes), group = shape.heads / shape.kv_heads;
   const int64_t key_head = shape.heads + g, value_head = key_head + shape.kv_heads;
-  pack_rows(x.packed(x.qkv, b, key_head), tokens, 1.0f, padded_tokens, width, s.keys);
-  pack_rows(x.packed(x.qkv, b, value_head), tokens, 1.0f, padded_tokens, width, s.values);
-  fill_zero(s.d_keys, padded_tokens, width);
-  fill_zero(s.d_values, padded_tokens, width);
-  const int64_t group = shape.heads / shape.kv_heads;
+  const HeadRows<const T> keys = x.packed(x.qkv, b, key_head), values = x.packed(x.qkv, b, value_head);
+  const auto factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
+  fill_zero(s.d_keys, round_up(tokens, kRowBlock), width);
+  fill_zero(s.d_values, round_up(tokens, kRowBlock), width);
   for (int64_t h = g * group; h < (g + 1) * group; ++h)
     for (int64_t begin = 0; begin < tokens; begin += kQueryBlock) {
       const int64_t count = std::min(kQueryBlock, tokens - begin);
-      load_queries(x, b, h, begin, count, s);
+      const QueryBlock block = load_queries(x, b, h, begin, count, s);
       fill_zero(s.d_queries_t, width, kQueryBlock);
       const int64_t keys_end = shape.causal ? begin + count : tokens;
-      for (int64_t key = 0; key < keys_end; key += kKeyTile)
-        backward_tile(s, width, std::min(kKeyTile, keys_end - key), key, begin, shape.causal);
-      transpose(s.d_queries_t, width, kQueryBlock, s.queries);
-      const auto factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
-      unpack_rows(s.queries, count, factor, x.packed(x.d_qkv, b, h).from(begin));
+      for (int64_t key = 0; key < keys_end; key += kKeyTile) {
+        const int64_t num_keys = std::min(kKeyTile, keys_end - key), padded = round_up(num_keys, kRowBlock);
+        const Tile key_tile = as_tile(keys.from(key), num_keys, padded, width, s.keys);
+        const Tile value_tile = as_tile(values.from(key), num_keys, padded, width, s.values);
+        backward_tile(block, key_tile, value_tile, key, num_keys, width, shape.causal, s);
+      }
+      transpose(s.d_queries_t, width, kQueryBlock, factor, s.queries);
+      unpack_rows(s.queries, count, 1.0f, x.packed(x.d_qkv, b, h).from(begin));
     }
-  // s.queries carried score_factor() = log2(e) / sqrt(D); dk wants 1 / sqrt(D).
-  unpack_rows(s.d_keys, tokens, static_cast<float>(M_LN2), x.packed(x.d_qkv, b, key_head));
+  unpack_rows(s.d_keys, tokens, factor, x.packed(x.d_qkv, b, key_head));
   unpack_rows(s.d_values, tokens, 1.0f, x.packed(x.d_qkv, b, value_head));
 }
 

@@ -43,19 +43,19 @@ void add_scaled(float factor, const T* x, int64_t count, float* to) {
   for (; d < count; ++d) to[d] += factor * static_cast<float>(x[d]);
 }
 
-/// scores [count] become probabilities; count is padded to whole vectors with anything.
-void softmax(float* scores, int64_t count) {
+/// 2^(factor * scores) over their sum, for scores [count]; behind them is room up to whole vectors.
+void softmax(float* scores, int64_t count, float factor) {
   const int64_t padded = round_up(count, kLanes);
   std::fill(scores + count, scores + padded, -std::numeric_limits<float>::infinity());
   const float maximum = *std::max_element(scores, scores + count);
   Vec total{};
   for (int64_t i = 0; i < padded; i += kLanes) {
-    const Vec p = exp2(load(scores + i) - maximum);
+    const Vec p = exp2((load(scores + i) - maximum) * factor);
     store(scores + i, p);
     total += p;
   }
-  const float factor = 1.0f / sum(total);
-  for (int64_t i = 0; i < padded; i += kLanes) store(scores + i, load(scores + i) * factor);
+  const float scale = 1.0f / sum(total);
+  for (int64_t i = 0; i < padded; i += kLanes) store(scores + i, load(scores + i) * scale);
 }
 
 /// The heads of queries that share key-value head `g`, of all new tokens of sample `b`.
@@ -68,10 +68,10 @@ void attend_by_row(const AttentionOperands<T>& x, int64_t b, int64_t g, Tile sco
     const int64_t num_keys = x.first_position + t + 1, h = g * group;
     const HeadRows<const T> queries{x.queries + b * x.query_batch_stride + t * x.query_stride + h * dim, dim,
                                     dim};
-    pack_rows(queries, group, score_factor(dim), group, dim, query);
+    pack_rows(queries, group, group, dim, query);
     for (int64_t k = 0; k < num_keys; ++k)
       for (int64_t i = 0; i < group; ++i) scores.row(i)[k] = dot(query.row(i), keys.row(k), dim);
-    for (int64_t i = 0; i < group; ++i) softmax(scores.row(i), num_keys);
+    for (int64_t i = 0; i < group; ++i) softmax(scores.row(i), num_keys, score_factor(dim));
     fill_zero(out, group, dim);
     for (int64_t k = 0; k < num_keys; ++k)
       for (int64_t i = 0; i < group; ++i) add_scaled(scores.row(i)[k], values.row(k), dim, out.row(i));

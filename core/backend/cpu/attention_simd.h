@@ -112,11 +112,11 @@ template <int kStep>
 
 }  // namespace detail
 
-/// to^T = from, for one block of kLanes x kLanes.
-inline void transpose_block(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+/// to = factor * from^T, for one block of kLanes x kLanes.
+inline void transpose_block(const float* from, int64_t from_stride, float factor, float* to, int64_t to_stride) {
   Vec rows[kLanes];
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) rows[i] = load(from + i * from_stride);
+  for (int i = 0; i < kLanes; ++i) rows[i] = load(from + i * from_stride) * factor;
   detail::transpose_step<1>(rows);
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) store(to + i * to_stride, rows[i]);
