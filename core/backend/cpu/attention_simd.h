@@ -113,7 +113,8 @@ template <int kStep>
 }  // namespace detail
 
 /// to = factor * from^T, for one block of kLanes x kLanes.
-inline void transpose_block(const float* from, int64_t from_stride, float factor, float* to, int64_t to_stride) {
+inline void transpose_block(const float* from, int64_t from_stride, float factor, float* to,
+                            int64_t to_stride) {
   Vec rows[kLanes];
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) rows[i] = load(from + i * from_stride) * factor;
