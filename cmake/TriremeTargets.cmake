@@ -14,8 +14,9 @@ function(trireme_library name)
   add_library(trireme_${name} STATIC ${sources})
   add_library(trireme::${name} ALIAS trireme_${name})
   set_target_properties(trireme_${name} PROPERTIES EXPORT_NAME ${name})
-  target_include_directories(trireme_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
-                                                    $<INSTALL_INTERFACE:include/trireme>)
+  file(GLOB_RECURSE headers CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.h)
+  # The set's base is the include path, both here and where it is installed.
+  target_sources(trireme_${name} PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR} FILES ${headers})
   target_link_libraries(trireme_${name} PUBLIC ${A_DEPENDS} PRIVATE $<BUILD_INTERFACE:trireme_options> ${A_PRIVATE})
 endfunction()
 

@@ -59,9 +59,20 @@ class Backend {
     return reinterpret_cast<typename K::Fn*>(find_kernel(typeid(K)));
   }
 
+  /// What kernels keep between calls (a library's handle, a cache of primitives): one T, as old as the backend.
+  template <class T>
+  void add_state(std::shared_ptr<T> state) {
+    states_[typeid(T)] = std::move(state);
+  }
+  template <class T>
+  T& state() const {
+    return *static_cast<T*>(states_.at(typeid(T)).get());
+  }
+
  private:
   void (*find_kernel(std::type_index kernel) const)();  // InternalError when there is none
   std::unordered_map<std::type_index, void (*)()> kernels_;
+  std::unordered_map<std::type_index, std::shared_ptr<void>> states_;
 };
 
 /// The host. `num_threads` 0 takes OpenMP's default (OMP_NUM_THREADS, or all cores).

@@ -2,10 +2,14 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "models/model_config.h"
 
 namespace trireme {
+
+/// Those that apply_preset() knows.
+std::vector<std::string> preset_names();
 
 /// Sets the sizes that `name` stands for (gpt2-124m, ...); ConfigError with the nearest name when unknown.
 void apply_preset(const std::string& name, ModelConfig& config);

@@ -20,13 +20,13 @@ struct OptimConfig {
   double lr = 3.0e-4;
   std::array<double, 2> betas{0.9, 0.95};
   double eps = 1.0e-8;
-  double momentum = 0.9;       // sgd
-  bool nesterov = false;       // sgd
-  double weight_decay = 0.1;   // on parameters of two or more dimensions, and not on no_decay
+  double momentum = 0.9;              // sgd
+  bool nesterov = false;              // sgd
+  double weight_decay = 0.1;          // on parameters of two or more dimensions, and not on no_decay
   std::vector<std::string> no_decay;  // substrings of parameter names without weight decay
-  double clip = 1.0;           // global gradient norm; 0: no clipping
-  double skip_zscore = 0.0;    // skip a step whose loss or gradient norm lies this many deviations high; 0: off
-  int64_t skip_window = 100;   // steps that mean and deviation are taken over
+  double clip = 1.0;                  // global gradient norm; 0: no clipping
+  double skip_zscore = 0.0;  // skip a step whose loss or gradient norm lies this many deviations high; 0: off
+  int64_t skip_window = 100;  // steps that mean and deviation are taken over
   ScheduleConfig schedule;
 };
 

@@ -6,12 +6,25 @@
 
 namespace trireme {
 
-struct AddKernel { using Fn = void(Context&, const Tensor& a, const Tensor& b, Tensor& out); };  // out may be a or b
-struct FillKernel { using Fn = void(Context&, float value, Tensor& out); };
-struct ScaleKernel { using Fn = void(Context&, float factor, const Tensor& x, Tensor& out); };  // out may be x
-struct CastKernel { using Fn = void(Context&, const Tensor& x, Tensor& out); };                 // between f32, bf16, f16
+/// out = a + b. out may be a or b.
+struct AddKernel {
+  using Fn = void(Context&, const Tensor& a, const Tensor& b, Tensor& out);
+};
+struct FillKernel {
+  using Fn = void(Context&, float value, Tensor& out);
+};
+/// out = factor * x. out may be x.
+struct ScaleKernel {
+  using Fn = void(Context&, float factor, const Tensor& x, Tensor& out);
+};
+/// Between f32, bf16 and f16.
+struct CastKernel {
+  using Fn = void(Context&, const Tensor& x, Tensor& out);
+};
 /// out[0] += sum of x^2 ; out[1] += number of elements that are not finite. x of any float type, out f32 [2].
-struct SumSquaresKernel { using Fn = void(Context&, const Tensor& x, Tensor& out); };
+struct SumSquaresKernel {
+  using Fn = void(Context&, const Tensor& x, Tensor& out);
+};
 /// y = keep ? x / (1 - p) : 0, the mask being a function of (stream, first_element + i). y may be x.
 struct DropoutKernel {
   using Fn = void(Context&, const Tensor& x, float p, RandomStream stream, int64_t first_element, Tensor& y);
@@ -22,9 +35,9 @@ Tensor add(Context& ctx, const Tensor& a, const Tensor& b);
 Tensor scale(Context& ctx, const Tensor& x, float factor);
 Tensor cast(Context& ctx, const Tensor& x, DType dtype);  // x itself when it has that type
 
-/// Inverted dropout of x [samples * rows, C]; identity unless ctx.training and p > 0. The mask is a function of
-/// (seed, step, `id`, sample, place in the sample): never of the rank. `id` is hash_name() of the layer's name,
-/// `samples` how many samples x holds.
+/// Inverted dropout of x [samples * rows, C]; identity unless ctx.training and p > 0. The mask is a function
+/// of (seed, step, `id`, sample, place in the sample): never of the rank. `id` is hash_name() of the layer's
+/// name, `samples` how many samples x holds.
 Tensor dropout(Context& ctx, const Tensor& x, float p, uint64_t id, int64_t samples);
 
 }  // namespace trireme

@@ -5,6 +5,23 @@
 
 namespace trireme {
 
+/// y = x w^T (+ b, when defined). y is of x's type, or f32.
+struct LinearForward {
+  using Fn = void(Context&, const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y);
+};
+/// dx = dy w
+struct LinearBackwardInput {
+  using Fn = void(Context&, const Tensor& dy, const Tensor& w, Tensor& dx);
+};
+/// dw = dy^T x, or dw += dy^T x when `accumulate`. dw f32.
+struct LinearBackwardWeight {
+  using Fn = void(Context&, const Tensor& x, const Tensor& dy, bool accumulate, Tensor& dw);
+};
+/// db = sum of dy's rows, or db += when `accumulate`. db f32.
+struct LinearBackwardBias {
+  using Fn = void(Context&, const Tensor& dy, bool accumulate, Tensor& db);
+};
+
 /// y = x w^T + b. x [N, I], w [O, I], b [O] or null -> y [N, O].
 /// B: dx = dy w.  W: dw += dy^T x, db += sum of dy over N.
 Tensor linear(Context& ctx, const Tensor& x, Parameter& w, Parameter* b);

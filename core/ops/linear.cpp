@@ -1,0 +1,54 @@
+#include "core/ops/linear.h"
+
+#include <fmt/format.h>
+
+#include "core/tape.h"
+
+namespace trireme {
+namespace {
+
+class LinearOp : public Op {
+ public:
+  LinearOp(Parameter& w, Parameter* b) : parameters_{&w} {
+    if (b) parameters_.push_back(b);
+  }
+  std::string_view name() const override { return "linear"; }
+  std::span<Parameter* const> parameters() const override { return parameters_; }
+
+  Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved& saved) const override {
+    const Tensor& x = inputs[0];
+    saved.tensors = {x};
+    Tensor y = ctx.empty({x.dim(0), weight().shape[0]}, x.dtype());
+    ctx.kernel<LinearForward>()(ctx, x, weight().data, bias() ? bias()->data : Tensor(), y);
+    return {y};
+  }
+
+  Tensors backward_input(Context& ctx, Saved&, Tensors dout) const override {
+    Tensor dx = ctx.empty({dout[0].dim(0), weight().shape[1]}, dout[0].dtype());
+    ctx.kernel<LinearBackwardInput>()(ctx, dout[0], weight().data, dx);
+    return {dx};
+  }
+
+  void backward_weight(Context& ctx, Saved& saved, std::span<const Tensor> dout) const override {
+    Parameter& w = weight();
+    ctx.kernel<LinearBackwardWeight>()(ctx, saved.tensors[0], dout[0], w.begin_accumulate(), w.grad);
+    if (Parameter* b = bias()) ctx.kernel<LinearBackwardBias>()(ctx, dout[0], b->begin_accumulate(), b->grad);
+  }
+
+ private:
+  Parameter& weight() const { return *parameters_[0]; }
+  Parameter* bias() const { return parameters_.size() > 1 ? parameters_[1] : nullptr; }
+  std::vector<Parameter*> parameters_;
+};
+
+}  // namespace
+
+Tensor linear(Context& ctx, const Tensor& x, Parameter& w, Parameter* b) {
+  TRIREME_ASSERT(
+      x.rank() == 2 && w.shape.rank() == 2 && x.dim(1) == w.shape[1] && (!b || b->shape == Shape{w.shape[0]}),
+      fmt::format("linear {}: x {}, w {}, b {} do not fit", w.name, to_string(x.shape()), to_string(w.shape),
+                  b ? to_string(b->shape) : "none"));
+  return apply(ctx, std::make_shared<LinearOp>(w, b), {x})[0];
+}
+
+}  // namespace trireme

@@ -1,0 +1,126 @@
+#include "launcher/train_state.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "core/ops/elementwise.h"
+
+namespace trireme {
+namespace {
+
+/// The elements of `t` in host memory.
+Tensor on_host(Context& ctx, const Tensor& t, std::vector<std::byte>& copy) {
+  if (t.device().kind == DeviceKind::cpu) return t;
+  copy.resize(t.bytes());
+  ctx.backend->copy(copy.data(), t.raw(), copy.size(), *ctx.stream);
+  ctx.stream->synchronize();
+  return {std::make_shared<Storage>(nullptr, copy.data(), copy.size()), 0, t.shape(), t.dtype(), Device{}};
+}
+
+std::string state_name(const std::string& slot, const Parameter& parameter) {
+  return "optim." + slot + "." + parameter.name;
+}
+
+/// Calls visit(segment, slice of the global parameter) for the segments of `shard` within elements [begin, end).
+template <class F>
+void for_each_segment(const Shard& shard, int64_t begin, int64_t end, F&& visit) {
+  for (Shard::Segment s : shard.segments) {
+    const int64_t first = std::max(begin, s.begin), last = std::min(end, s.end);
+    if (first >= last) continue;
+    s.parameter_begin += first - s.begin;
+    s.begin = first;
+    s.end = last;
+    visit(s, slice_of(*s.parameter).range(s.parameter_begin, s.parameter_begin + last - first));
+  }
+}
+
+/// Reads a slice into device memory, converting to the tensor's type.
+void read_into(CheckpointReader& reader, Context& ctx, const std::string& name, const Slice& slice, const Tensor& to) {
+  std::vector<std::byte> host(to.bytes());
+  reader.read(name, slice, to.dtype(), host);
+  ctx.backend->copy(to.raw(), host.data(), host.size(), *ctx.stream);
+  ctx.stream->synchronize();
+}
+
+}  // namespace
+
+void save_state(CheckpointWriter& writer, Context& ctx, std::span<const Shard> shards, const OptimizerState& optimizer,
+                WriteShare share) {
+  std::vector<std::byte> copy;
+  const auto add_flat = [&](const Shard& shard, const Tensor& values, auto&& name_of_parameter) {
+    const int64_t n = values.numel();
+    for_each_segment(shard, n * share.index / share.count, n * (share.index + 1) / share.count,
+                     [&](const Shard::Segment& s, const Slice& slice) {
+                       const Tensor part = values.flat_view(s.begin, {s.end - s.begin});
+                       writer.add(name_of_parameter(*s.parameter), slice, on_host(ctx, part, copy));
+                     });
+  };
+  std::vector<Tensor> weights;
+  for (const Shard& shard : shards) weights.push_back(shard.data);
+  for (const auto& flat : optimizer.flat)
+    if (flat.slot == "master") weights[flat.shard] = flat.values;
+  for (size_t i = 0; i < shards.size(); ++i)
+    add_flat(shards[i], weights[i], [](const Parameter& p) { return p.name; });
+  for (const auto& flat : optimizer.flat)
+    if (flat.slot != "master")
+      add_flat(shards[flat.shard], flat.values, [&](const Parameter& p) { return state_name(flat.slot, p); });
+  if (share.index != 0) return;
+  for (const auto& whole : optimizer.whole)
+    writer.add(state_name(whole.slot, *whole.parameter), Slice::whole(whole.values.shape()), on_host(ctx, whole.values, copy));
+  for (const auto& scalar : optimizer.scalars)
+    writer.add("optim." + scalar.name, Slice::whole(scalar.value.shape()), on_host(ctx, scalar.value, copy));
+}
+
+void load_weights(CheckpointReader& reader, Context& ctx, std::span<Parameter* const> parameters) {
+  for (Parameter* p : parameters) {
+    if (reader.shape(p->name) != p->global_shape())
+      throw ConfigError(fmt::format("{}: {} has shape {} there and {} in this model; check the model section",
+                                    reader.folder().string(), p->name, to_string(reader.shape(p->name)),
+                                    to_string(p->global_shape())));
+    read_into(reader, ctx, p->name, slice_of(*p), p->data);
+  }
+}
+
+void load_state(CheckpointReader& reader, Context& ctx, std::span<const Shard> shards, const OptimizerState& optimizer) {
+  for (const auto& flat : optimizer.flat) {
+    const Shard& shard = shards[flat.shard];
+    for_each_segment(shard, 0, flat.values.numel(), [&](const Shard::Segment& s, const Slice& slice) {
+      const std::string name = flat.slot == "master" ? s.parameter->name : state_name(flat.slot, *s.parameter);
+      read_into(reader, ctx, name, slice, flat.values.flat_view(s.begin, {s.end - s.begin}));
+    });
+  }
+  for (const auto& whole : optimizer.whole)
+    read_into(reader, ctx, state_name(whole.slot, *whole.parameter), Slice::whole(whole.values.shape()), whole.values);
+  for (const auto& scalar : optimizer.scalars)
+    read_into(reader, ctx, "optim." + scalar.name, Slice::whole(scalar.value.shape()), scalar.value);
+}
+
+void save_progress(CheckpointWriter& writer, const TrainProgress& p) {
+  writer.set_section("trainer", {{"step", p.step},
+                                 {"tokens", p.tokens},
+                                 {"skipped", p.skipped},
+                                 {"seed", p.seed},
+                                 {"global_batch", p.global_batch},
+                                 {"sequence", p.sequence}});
+}
+
+TrainProgress load_progress(const CheckpointReader& reader) {
+  const nlohmann::json json = reader.section("trainer");
+  TrainProgress p;
+  try {
+    json.at("step").get_to(p.step);
+    json.at("tokens").get_to(p.tokens);
+    json.at("skipped").get_to(p.skipped);
+    json.at("seed").get_to(p.seed);
+    json.at("global_batch").get_to(p.global_batch);
+    json.at("sequence").get_to(p.sequence);
+  } catch (const nlohmann::json::exception& e) {
+    throw ConfigError(reader.folder().string() + ": section trainer: " + e.what());
+  }
+  return p;
+}
+
+}  // namespace trireme

@@ -1,0 +1,45 @@
+// What a training run keeps in a checkpoint: weights, optimizer state and progress, split over the ranks that
+// write it and read back into any layout.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "core/checkpoint/checkpoint.h"
+#include "core/nn/buckets.h"
+#include "optim/optimizer.h"
+
+namespace trireme {
+
+/// How far a run has come: the `trainer` section.
+struct TrainProgress {
+  int64_t step = 0;     // the last one done
+  int64_t tokens = 0;   // trained on so far, over all ranks
+  int64_t skipped = 0;  // steps that were not applied
+  int64_t seed = 0;
+  int64_t global_batch = 0;
+  int64_t sequence = 0;
+};
+
+/// This rank's share of writing shards that all ranks hold alike: the index-th of count equal ranges.
+struct WriteShare {
+  int64_t index = 0;
+  int64_t count = 1;
+};
+
+/// Adds weights (in f32 where the optimizer keeps master weights) and optimizer state. Names: a parameter's own;
+/// "optim.<slot>.<parameter>"; "optim.<scalar>".
+void save_state(CheckpointWriter& writer, Context& ctx, std::span<const Shard> shards, const OptimizerState& optimizer,
+                WriteShare share);
+
+/// Reads `parameters` whole from the checkpoint. ConfigError when one is missing or has another shape.
+void load_weights(CheckpointReader& reader, Context& ctx, std::span<Parameter* const> parameters);
+
+/// Reads what save_state wrote into the live state, of whatever layout it is now.
+void load_state(CheckpointReader& reader, Context& ctx, std::span<const Shard> shards, const OptimizerState& optimizer);
+
+void save_progress(CheckpointWriter& writer, const TrainProgress& progress);
+TrainProgress load_progress(const CheckpointReader& reader);
+
+}  // namespace trireme

@@ -1,0 +1,41 @@
+#include "optim/clip.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+namespace trireme {
+
+UpdateGuard::UpdateGuard(Context& ctx, const OptimConfig& config)
+    : settings_{config.clip, config.skip_zscore, config.skip_window}, control_(make_control(ctx, {})) {
+  if (!(config.clip >= 0.0) || !std::isfinite(config.clip))
+    throw ConfigError(
+        fmt::format("optim.clip: wanted a gradient norm above 0, or 0 for no limit, got {}", config.clip));
+  if (!(config.skip_zscore >= 0.0) || !std::isfinite(config.skip_zscore))
+    throw ConfigError(
+        fmt::format("optim.skip_zscore: wanted a number of standard deviations, such as 6, or 0 to skip "
+                    "no outliers, got {}",
+                    config.skip_zscore));
+  if (config.skip_zscore == 0.0) return;
+  if (config.skip_window < 2)
+    throw ConfigError(fmt::format(
+        "optim.skip_window: a deviation needs 2 steps or more, got {}; 100 is usual", config.skip_window));
+  history_ = ctx.zeros({2, config.skip_window}, DType::f32, MemoryClass::optimizer);
+  seen_ = ctx.zeros({1}, DType::i64, MemoryClass::optimizer);
+}
+
+const Tensor& UpdateGuard::decide(Context& ctx, const Tensor& stats, double lr) {
+  TRIREME_ASSERT(stats.numel() == kStats && stats.dtype() == DType::f32, "stats are f32 [3]");
+  const std::array<float, 2> inputs{static_cast<float>(lr), ctx.loss_scale};
+  const Tensor slots = control_.flat_view(StepControl::kHostInputs, {inputs.size()});
+  ctx.backend->copy(slots.raw(), inputs.data(), slots.bytes(), *ctx.stream);
+  ctx.kernel<GuardKernel>()(ctx, settings_, stats, history_, seen_, control_);
+  return control_;
+}
+
+std::vector<OptimizerState::Scalar> UpdateGuard::state() const {
+  if (!history_.defined()) return {};
+  return {{"guard.history", history_}, {"guard.seen", seen_}};
+}
+
+}  // namespace trireme

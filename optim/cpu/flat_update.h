@@ -1,0 +1,76 @@
+// The loop that every element-wise optimizer runs on the host: one pass over weights, gradient and state,
+// split evenly over the threads. An element's result depends on that element alone, so it is the same for any
+// split.
+#pragma once
+
+#include <algorithm>
+#include <span>
+
+#include "optim/kernels.h"
+
+namespace trireme::cpu {
+
+inline StepControl control_of(const Tensor& control) {
+  const float* f = control.data<float>();
+  return {f[0], f[1], f[2], f[3], f[4], f[5], f[6]};
+}
+
+inline std::span<const DecayRun> runs_of(const FlatUpdate& update) {
+  return {reinterpret_cast<const DecayRun*>(update.runs.data<int64_t>()),
+          static_cast<size_t>(update.runs.dim(0))};
+}
+
+/// The share of a weight that decays: lr wd.
+inline float decay_of(const FlatUpdate& update, const StepControl& control) {
+  return static_cast<float>(control.lr * update.weight_decay);
+}
+
+/// w -= decay w + rule(i, g) for i in [begin, end), and rounded = w when Low is a type.
+template <class Low, class Rule>
+void update_range(float* weights, Low* rounded, const float* grad, int64_t begin, int64_t end, float decay,
+                  float multiplier, const Rule& rule) {
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) {
+    const float w = weights[i] - (decay * weights[i] + rule(i, grad[i] * multiplier));
+    weights[i] = w;
+    if constexpr (!std::is_void_v<Low>)
+      rounded[i].bits = Low(w).bits;  // bits: a store of a class would not vectorise
+  }
+}
+
+/// Calls `body(begin, end, decays)` over this thread's even part of the runs.
+template <class Body>
+void for_each_part(std::span<const DecayRun> runs, int thread, int num_threads, const Body& body) {
+  constexpr int64_t kLine = 16;  // elements of a cache line
+  const int64_t n = runs.empty() ? 0 : runs.back().end;
+  const int64_t part = (n / num_threads + kLine) / kLine * kLine;
+  const int64_t first = part * thread, last = std::min(n, first + part);
+  for (const DecayRun& run : runs) {
+    const int64_t begin = std::max(run.begin, first), end = std::min(run.end, last);
+    if (begin < end) body(begin, end, run.decays != 0);
+  }
+}
+
+/// w -= decay w + rule(i, g multiplier) for every element. `rule` may read and write state at i, no more.
+template <class Rule>
+void flat_update(Context& ctx, FlatUpdate& update, const StepControl& control, const Rule& rule) {
+  constexpr int64_t kSmall = 16384;  // elements that one thread is done with before others have started
+  float* weights = update.weights.data<float>();
+  const float* grad = update.grad.data<float>();
+  const float decay = decay_of(update, control);
+  const std::span<const DecayRun> runs = runs_of(update);
+  const int num_threads = update.weights.numel() > kSmall ? ctx.backend->num_threads() : 1;
+
+  const auto run_all = [&]<class Low>(Low* rounded) {
+#pragma omp parallel for schedule(static, 1) num_threads(num_threads)
+    for (int thread = 0; thread < num_threads; ++thread)
+      for_each_part(runs, thread, num_threads, [&](int64_t begin, int64_t end, bool decays) {
+        update_range(weights, rounded, grad, begin, end, decays ? decay : 0.0f, control.multiplier, rule);
+      });
+  };
+  if (!update.rounded.defined()) return run_all(static_cast<void*>(nullptr));
+  if (update.rounded.dtype() == DType::bf16) return run_all(update.rounded.data<bf16>());
+  run_all(update.rounded.data<f16>());
+}
+
+}  // namespace trireme::cpu

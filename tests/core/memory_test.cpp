@@ -1,0 +1,128 @@
+// Tensors' views, the caching allocator's counts, and the layout of flat buckets.
+#include <gmock/gmock.h>
+
+#include "core/nn/buckets.h"
+#include "core/nn/module.h"
+
+namespace trireme {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(TensorTest, ViewsShareStorage) {
+  Engine engine(make_cpu_backend(1));
+  Context ctx = engine.context();
+  const std::vector<float> values{0, 1, 2, 3, 4, 5};
+  Tensor t = ctx.from_host<float>(values, {3, 2});
+  EXPECT_TRUE(t.unique());
+  const Tensor row = t.slice(1, 3);
+  EXPECT_FALSE(t.unique());
+  EXPECT_EQ(row.shape(), (Shape{2, 2}));
+  EXPECT_EQ(row.data<float>()[0], 2.0f);
+  EXPECT_EQ(t.reshape({6}).data<float>()[5], 5.0f);
+  EXPECT_EQ(t.flat_view(3, {1, 2}).data<float>()[1], 4.0f);
+  EXPECT_THROW(t.reshape({5}), InternalError);
+  EXPECT_THROW(t.slice(2, 4), InternalError);
+  EXPECT_THROW(t.data<int32_t>(), InternalError);
+}
+
+TEST(AllocatorTest, ReusesBlocksAndCountsByClass) {
+  Engine engine(make_cpu_backend(1));
+  Context ctx = engine.context();
+  { const Tensor first = ctx.empty({1000}); }
+  const size_t asked = engine.allocator().stats().device_allocations;
+  for (int i = 0; i < 10; ++i) const Tensor again = ctx.empty({1000});
+  EXPECT_EQ(engine.allocator().stats().device_allocations, asked);
+
+  const Tensor weights = ctx.empty({256}, DType::bf16, MemoryClass::parameters);
+  const MemoryStats stats = engine.allocator().stats();
+  EXPECT_EQ(stats.current(MemoryClass::parameters), 512u);
+  EXPECT_EQ(stats.current(MemoryClass::activations), 0u);
+  EXPECT_EQ(stats.peak(MemoryClass::activations), 4000u);
+  EXPECT_THAT(to_string(stats), HasSubstr("activations"));
+}
+
+TEST(AllocatorTest, OutOfMemorySaysWhatHoldsIt) {
+  Engine engine(make_cpu_backend(1));
+  Context ctx = engine.context();
+  try {
+    ctx.empty({int64_t{1} << 52});
+    FAIL() << "no error";
+  } catch (const IoError& e) {
+    EXPECT_THAT(e.what(), HasSubstr("batch.micro"));
+  }
+}
+
+struct Model : Module {
+  Parameter& a = add_parameter("a", {5, 3}, Init::normal(1.0f));
+  Parameter& b = add_parameter("b", {7}, Init::ones());
+  Parameter& c = add_parameter("c", {100}, Init::uniform(0.5f));
+};
+
+TEST(BucketTest, LastDeclaredFirstAlignedAndPadded) {
+  Model model;
+  const auto buckets = plan_buckets(model.parameters(), 128 * sizeof(float), 64);
+  ASSERT_EQ(buckets.size(), 2u);
+  EXPECT_EQ(buckets[0].entries[0].parameter, &model.c);
+  EXPECT_EQ(buckets[0].entries[1].parameter, &model.b);
+  EXPECT_EQ(buckets[0].entries[1].begin, 112);
+  EXPECT_EQ(buckets[0].numel, 128);
+  EXPECT_EQ(buckets[1].numel, 64);
+}
+
+TEST(BucketTest, ParametersAreViewsAndShardsKnowTheirSegments) {
+  Engine engine(make_cpu_backend(1));
+  Context ctx = engine.context();
+  Model model;
+  const auto buckets = allocate_parameters(ctx, model.parameters(), 3);
+  ASSERT_EQ(buckets.size(), 1u);
+  EXPECT_EQ(model.b.data.data<float>()[6], 1.0f);
+  EXPECT_EQ(model.b.data.data<float>(), buckets[0].data.data<float>() + 112);
+  const Shard shard = make_shard(buckets[0], 90, 130);
+  ASSERT_EQ(shard.segments.size(), 3u);
+  EXPECT_EQ(shard.segments[0].parameter, &model.c);
+  EXPECT_EQ(shard.segments[0].parameter_begin, 90);
+  EXPECT_EQ(shard.segments[0].end, 10);
+  EXPECT_EQ(shard.segments[1].begin, 22);
+  EXPECT_EQ(shard.segments[1].end, 29);
+  EXPECT_EQ(shard.segments[2].parameter, &model.a);
+  EXPECT_EQ(shard.segments[2].begin, 38);
+}
+
+TEST(InitTest, SplitParametersStartAsPartsOfTheWhole) {
+  Parameter whole{.name = "w", .shape = {6, 4}, .placement = {}, .init = Init::normal(1.0f), .data = {}, .grad = {}};
+  std::vector<float> all(24);
+  init_values(whole, 7, all);
+  for (int dim : {0, 1}) {
+    for (int64_t index : {0, 1}) {
+      Parameter part = whole;
+      part.placement = {dim, index, 2};
+      part.shape[dim] /= 2;
+      EXPECT_EQ(part.global_shape(), whole.shape);
+      std::vector<float> values(12);
+      init_values(part, 7, values);
+      for (int64_t r = 0; r < part.shape[0]; ++r)
+        for (int64_t c = 0; c < part.shape[1]; ++c) {
+          const int64_t row = dim == 0 ? r + 3 * index : r, column = dim == 1 ? c + 2 * index : c;
+          EXPECT_EQ(values[r * part.shape[1] + c], all[row * 4 + column]);
+        }
+    }
+  }
+}
+
+TEST(PhiloxTest, KnownAnswers) {  // of the Random123 distribution, philox4x32-10
+  EXPECT_EQ(philox(0, 0, 0), (std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(philox(~0ull, ~0ull, ~0ull), (std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(philox(0x299f31d0a4093822ull, 0x85a308d3243f6a88ull, 0x0370734413198a2eull),
+            (std::array<uint32_t, 4>{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+TEST(ModuleTest, UnknownParameterNamesTheNearest) {
+  Model model;
+  EXPECT_EQ(model.num_parameters(), 122);
+  EXPECT_EQ(&model.parameter("b"), &model.b);
+  EXPECT_THROW(model.parameter("bb"), ConfigError);
+}
+
+}  // namespace
+}  // namespace trireme

@@ -1,0 +1,111 @@
+"""Wrong input: each is refused with exit status 2 and a message that says where, what and the way out."""
+import os
+import unittest
+
+from harness import VOCAB, CommandTest, easy_tokens, write_shard
+
+
+class WrongConfig(CommandTest):
+    def refused(self, *words, config=None, extra=(), **changes):
+        shown = self.trireme("train", config or self.make_config(**changes), *extra, status=2)
+        for word in words:
+            self.assertIn(word, shown)
+        self.assertFalse(self.metrics())
+        return shown
+
+    def test_unknown_key_names_file_line_and_nearest_key(self):
+        text = "model: {layers: 2, heads: 2, width: 32}\noptim:\n  lr: 0.1\n  weight_decai: 0.1\n"
+        self.refused("wrong.yaml:4", "weight_decai", "weight_decay", config=self.make_file("wrong.yaml", text))
+
+    def test_unknown_section(self):
+        text = "modle: {layers: 2}\n"
+        self.refused("wrong.yaml:1", "modle", "model", config=self.make_file("wrong.yaml", text))
+
+    def test_unknown_key_in_set(self):
+        self.refused("optim.lrr", "lr", extra=("--set", "optim.lrr=1"))
+
+    def test_wrong_type(self):
+        text = "model: {layers: 2}\nbatch:\n  global: many\n"
+        self.refused("wrong.yaml:3", "global", "many", config=self.make_file("wrong.yaml", text))
+
+    def test_unknown_name(self):
+        self.refused("adamm", "adamw", optim={"kind": "adamm"})
+
+    def test_broken_yaml(self):
+        self.refused("wrong.yaml:2", config=self.make_file("wrong.yaml", "model: {layers: 2}\nbatch: {global: 4\n"))
+
+    def test_no_such_file(self):
+        self.refused("nowhere.yaml", config=self.folder / "nowhere.yaml")
+
+    def test_global_batch_that_micro_batches_do_not_divide(self):
+        self.refused("batch.global", "9", "2", batch={"global": 9, "micro": 2})
+
+    def test_width_that_heads_do_not_divide(self):
+        self.refused("33", "heads", model={"width": 33})
+
+    def test_sequence_longer_than_the_context(self):
+        self.refused("sequence", "context", batch={"sequence": 64})
+
+    def test_ranks_that_do_not_divide_the_global_batch(self):
+        config = self.make_config(batch={"global": 8, "micro": 8})
+        shown = self.trireme("launch", config, "-n", 2, status=2)
+        self.assertIn("batch.global", shown)
+
+    def test_mesh_that_does_not_fit_the_ranks(self):
+        shown = self.trireme("launch", self.make_config(parallel={"data": 3}), "-n", 2, status=2)
+        self.assertIn("3", shown)
+
+
+class WrongData(CommandTest):
+    def refused(self, *words, **changes):
+        shown = self.trireme("train", self.make_config(**changes), status=2)
+        for word in words:
+            self.assertIn(word, shown)
+
+    def test_truncated_shard(self):
+        self.make_data()
+        os.truncate(self.folder / "train_000.bin", 5000)
+        self.refused("train_000.bin", "20000")
+
+    def test_shard_cut_in_its_header(self):
+        self.make_data()
+        os.truncate(self.folder / "train_000.bin", 100)
+        self.refused("train_000.bin")
+
+    def test_wrong_magic(self):
+        self.make_data()
+        write_shard(self.folder / "train_000.bin", easy_tokens(1000), magic=12345)
+        self.refused("train_000.bin", "20240520", "12345")
+
+    def test_tokens_above_the_vocabulary(self):
+        self.make_data()
+        write_shard(self.folder / "train_000.bin", easy_tokens(500) + [VOCAB + 1000] * 500)
+        self.refused(str(VOCAB + 1000), str(VOCAB))
+
+    def test_shards_that_hold_less_than_one_batch(self):
+        self.make_data()
+        write_shard(self.folder / "train_000.bin", easy_tokens(40))
+        self.refused("40")
+
+    def test_no_file_matches(self):
+        self.refused("nothing*.bin", data={"train": f"{self.folder}/nothing*.bin"})
+
+
+class WrongUse(CommandTest):
+    def test_unknown_command_option_and_missing_argument(self):
+        for arguments in (["trian"], ["train"], ["train", "--nonsense"], ["launch", "a.yaml", "-n", "many"], []):
+            with self.subTest(arguments=arguments):
+                self.trireme(*arguments, status=2)
+
+    def test_set_without_a_value(self):
+        self.trireme("train", self.make_config(), "--set", "run.steps", status=2)
+
+    def test_a_checkpoint_that_is_not_there(self):
+        for command in ("eval", "generate"):
+            with self.subTest(command=command):
+                self.assertIn("nowhere", self.trireme(command, "nowhere", "--data", "x*.bin", status=2)
+                              if command == "eval" else self.trireme(command, "nowhere", status=2))
+
+
+if __name__ == "__main__":
+    unittest.main()
