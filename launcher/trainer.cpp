@@ -272,7 +272,11 @@ void Trainer::evaluate() {
 
 void Trainer::save() {
   std::array<int32_t, 1> failed{0};
-  CheckpointTarget target{.root = checkpoints(), .step = progress_.step, .name = {}, .rank = world_.rank(), .ranks = world_.size()};
+  CheckpointTarget target;
+  target.root = checkpoints();
+  target.step = progress_.step;
+  target.rank = world_.rank();
+  target.ranks = world_.size();
   target.agree = [&](bool fine) {
     failed[0] = fine ? 0 : 1;
     world_.all_reduce(as_tensor(failed), ReduceOp::max, "checkpoint").wait();
