@@ -31,6 +31,12 @@ Tensor as_tensor(std::array<T, N>& values) {
   return {std::make_shared<Storage>(nullptr, values.data(), sizeof values), 0, {static_cast<int64_t>(N)}, DTypeOf<T>::value, Device{}};
 }
 
+/// `world`, whose groups from here on have the run's time-out and trace.
+Group& with_options(Group& world, const RunConfig& run, Tracer* tracer) {
+  world.set_options({run.timeout_s * 1000, tracer});
+  return world;
+}
+
 double seconds_since(int64_t begin_us) { return static_cast<double>(Tracer::now_us() - begin_us) * 1e-6; }
 
 }  // namespace
@@ -41,20 +47,22 @@ Trainer::Trainer(Config config, Group& world)
       tracer_(config_.run.trace ? std::make_unique<Tracer>(world.rank(), fmt::format("rank {}", world.rank())) : nullptr),
       engine_(make_backend(config_.run)),
       ctx_(engine_.context()),
-      mesh_(config_.parallel, world),
+      mesh_(config_.parallel, with_options(world, config_.run, tracer_.get())),
       data_group_(mesh_.group(Axis::data)),
       stats_group_(data_group_.duplicate("step statistics")) {
+  ctx_.tracer = tracer_.get();
   open_data();
   build_model();
   start();
   start_reports();
 }
 
-Trainer::~Trainer() = default;
+Trainer::~Trainer() { with_options(world_, config_.run, nullptr); }
 
 void Trainer::open_data() {
   ModelConfig& model = config_.model;
   const DataInfo info = read_data_info(config_.data);
+  tokenizer_ = info.tokenizer;
   if (model.vocab == 0 && info.vocab > 0) {
     model.true_vocab = info.vocab;
     model.vocab = (info.vocab + 63) / 64 * 64;
@@ -142,16 +150,27 @@ void Trainer::start() {
 }
 
 void Trainer::start_reports() {
-  std::array<double, 1> peak_flops{measure_peak_flops(engine_.backend().num_threads())};
-  world_.all_reduce(as_tensor(peak_flops), ReduceOp::sum, "peak rate").wait();
+  std::array<double, 1> peak{peak_flops(ctx_, DType::f32)};
+  world_.all_reduce(as_tensor(peak), ReduceOp::sum, "peak rate").wait();
   if (world_.rank() != 0) return;
   std::filesystem::create_directories(config_.run.out);
   write_text_durably(std::filesystem::path(config_.run.out) / "config.yaml", to_yaml(config_));
-  report_ = std::make_unique<RunReport>(config_.run, progress_.step, model_->flops_per_token(geometry_.sequence), peak_flops[0]);
+  keep_tokenizer();
+  report_ = std::make_unique<RunReport>(config_.run, progress_.step, model_->flops_per_token(geometry_.sequence), peak[0]);
   report_->note(fmt::format("{}: {} parameters, {} rank{} of {} thread{}, batch {} x {} tokens in {} micro-batch{} a rank",
                             config_.model.kind, model_->num_parameters(), world_.size(), world_.size() == 1 ? "" : "s",
                             engine_.backend().num_threads(), engine_.backend().num_threads() == 1 ? "" : "s",
                             geometry_.global, geometry_.sequence, micro_batches_, micro_batches_ == 1 ? "" : "es"));
+}
+
+/// A copy of the tokenizer's model in the run's folder, so that the run stays usable without its data.
+void Trainer::keep_tokenizer() {
+  namespace fs = std::filesystem;
+  if (tokenizer_.empty() || !fs::is_regular_file(tokenizer_)) return;
+  const fs::path copy = fs::path(config_.run.out) / fs::path(tokenizer_).filename();
+  std::error_code error;
+  if (!fs::equivalent(tokenizer_, copy, error)) fs::copy_file(tokenizer_, copy, fs::copy_options::overwrite_existing, error);
+  if (error && !fs::exists(copy)) throw IoError(fmt::format("{}: {}", copy.string(), error.message()));
 }
 
 MicroBatch Trainer::to_device(Batch& batch, int64_t first, int64_t count) {
@@ -253,7 +272,11 @@ void Trainer::evaluate() {
 
 void Trainer::save() {
   std::array<int32_t, 1> failed{0};
-  CheckpointTarget target{.root = checkpoints(), .step = progress_.step, .name = {}, .rank = world_.rank(), .ranks = world_.size()};
+  CheckpointTarget target;
+  target.root = checkpoints();
+  target.step = progress_.step;
+  target.rank = world_.rank();
+  target.ranks = world_.size();
   target.agree = [&](bool fine) {
     failed[0] = fine ? 0 : 1;
     world_.all_reduce(as_tensor(failed), ReduceOp::max, "checkpoint").wait();
@@ -267,38 +290,38 @@ void Trainer::save() {
   save_progress(writer, progress_);
   writer.set_section("model", model_to_json(config_.model));
   writer.set_section("config", to_yaml(config_));
+  writer.set_section("tokenizer", std::filesystem::is_regular_file(tokenizer_)
+                                      ? std::filesystem::path(tokenizer_).filename().string()
+                                      : tokenizer_);
   const std::filesystem::path path = writer.commit();
   if (!report_) return;
   if (config_.checkpoint.keep > 0) prune(checkpoints(), static_cast<int>(config_.checkpoint.keep), path);
   report_->note(fmt::format("checkpoint {}", path.string()));
 }
 
-/// Records the steps of the trace, which begins at the second step of this process, and writes it at the end.
-void Trainer::trace_step() {
-  if (!tracer_) return;
-  const int64_t first = first_step_ + 1, last = first + config_.run.trace_steps;
-  const int64_t next = progress_.step + 1;
-  const bool on = next >= first && next < last;
-  ctx_.tracer = on ? tracer_.get() : nullptr;
-  GroupOptions options = data_group_.options();
-  options.tracer = ctx_.tracer;
-  data_group_.set_options(options);
-  if (next == last || next > config_.run.steps)
-    tracer_->write(std::filesystem::path(config_.run.out) / fmt::format("trace-{:05}.json", world_.rank()));
+/// Records trace_steps steps from the second one of this process on, and writes them when they are over.
+void Trainer::control_trace() {
+  if (!tracer_ || trace_written_) return;
+  const int64_t next = progress_.step + 1, first = first_step_ + 1, end = first + config_.run.trace_steps;
+  const bool over = next >= end || next > config_.run.steps || stop_;
+  tracer_->set_recording(next >= first && !over);
+  if (!over || next < first) return;
+  tracer_->write(std::filesystem::path(config_.run.out) / fmt::format("trace-{:05}.json", world_.rank()));
+  trace_written_ = true;
 }
 
 void Trainer::run() {
   signals_.emplace();
   const auto due = [](int64_t step, int64_t every) { return every > 0 && step % every == 0; };
   while (progress_.step < config_.run.steps && !stop_) {
-    trace_step();
+    control_trace();
     const StepMetrics metrics = step();
     if (report_) report_->step(metrics, engine_.allocator().stats().current_total_bytes);
     const bool last = metrics.step == config_.run.steps;
     if (due(metrics.step, config_.run.eval_every) || last) evaluate();
     if (due(metrics.step, config_.checkpoint.every) || last || stop_ || save_now_) save();
   }
-  trace_step();
+  control_trace();
   if (stop_ && report_)
     report_->note(fmt::format("stopped by a signal after step {}; the same command goes on from there", progress_.step));
   signals_.reset();

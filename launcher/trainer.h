@@ -45,13 +45,14 @@ class Trainer {
   void start();  // resumes, or takes the first weights
   std::optional<std::filesystem::path> choose_checkpoint();
   void start_reports();
+  void keep_tokenizer();
 
   float run_micro_batches(const Batch& batch);
   MicroBatch to_device(Batch& batch, int64_t first, int64_t count);
   Tensor gradient_stats(float loss);
   void exchange_flags(float& loss);
   void evaluate();
-  void trace_step();
+  void control_trace();
   std::filesystem::path checkpoints() const;
 
   Config config_;
@@ -65,6 +66,7 @@ class Trainer {
 
   std::vector<WeightedDataset> train_data_;
   std::vector<WeightedDataset> valid_data_;
+  std::string tokenizer_;  // "bytes", or the path of a model; "" when it isn't known
   BatchGeometry geometry_;
   int64_t micro_batches_ = 1;
 
@@ -80,6 +82,7 @@ class Trainer {
   TrainProgress progress_;
   int64_t first_step_ = 1;  // of this process
   std::optional<SignalRequests> signals_;
+  bool trace_written_ = false;
   bool stop_ = false;       // agreed on by all ranks
   bool save_now_ = false;   // likewise
   std::unique_ptr<RunReport> report_;
