@@ -166,7 +166,7 @@ TEST_P(Parity, TwentyStepsAsPyTorch) {
     const auto number = static_cast<int64_t>(i) + 1;
     const StepResult got = training.step(number, 20, samples, GetParam().micro ? GetParam().micro : samples);
     const double loss = steps[i].at("loss"), norm = steps[i].at("grad_norm"), lr = steps[i].at("lr");
-    const double tolerance = number == 1 ? 1e-5 : 1e-4;
+    const double tolerance = number == 1 ? 1e-6 : 1e-5;  // ten times what was seen
     EXPECT_NEAR(got.loss / loss, 1.0, tolerance) << "step " << number;
     EXPECT_NEAR(got.grad_norm / norm, 1.0, number == 1 ? 1e-5 : 1e-3) << "step " << number;
     EXPECT_NEAR(got.lr / lr, 1.0, 1e-6) << "step " << number;

@@ -57,11 +57,14 @@ void pack_rows(HeadRows<const T> from, int64_t count, int64_t padded_count, int6
   for (int64_t i = count; i < padded_count; ++i) std::fill(to.row(i), to.row(i) + padded_width, 0.0f);
 }
 
-/// The rows as a tile that is only read: where they lie if they are f32 and need no padding, else packed in `scratch`.
+/// The rows as a tile that is only read: where they lie if they are f32 and need no padding, else packed in
+/// `scratch`.
 template <class T>
-Tile as_tile(HeadRows<const T> from, int64_t count, int64_t padded_count, int64_t padded_width, Tile scratch) {
+Tile as_tile(HeadRows<const T> from, int64_t count, int64_t padded_count, int64_t padded_width,
+             Tile scratch) {
   if constexpr (std::is_same_v<T, float>)
-    if (count == padded_count && from.width == padded_width) return {const_cast<float*>(from.data), from.stride};
+    if (count == padded_count && from.width == padded_width)
+      return {const_cast<float*>(from.data), from.stride};
   pack_rows(from, count, padded_count, padded_width, scratch);
   return scratch;
 }
