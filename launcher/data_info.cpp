@@ -17,9 +17,15 @@ DataInfo read_tokenizer_info(const std::string& name) {
   return info;
 }
 
+DataInfo read_glob_info(const std::string& glob) {
+  // Shards that `trireme prepare` did not make have no dataset.json: then nothing is known of their tokenizer.
+  if (!read_dataset_info(std::filesystem::path(glob).parent_path())) return {};
+  return read_tokenizer_info(tokenizer_beside(glob));
+}
+
 DataInfo read_data_info(const DataConfig& config) {
   if (!config.tokenizer.empty() || config.train.empty()) return read_tokenizer_info(config.tokenizer);
-  return read_tokenizer_info(tokenizer_beside(config.train.front().files));
+  return read_glob_info(config.train.front().files);
 }
 
 }  // namespace trireme

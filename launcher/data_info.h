@@ -17,6 +17,8 @@ struct DataInfo {
 
 /// From the tokenizer `name`, as data.tokenizer has it; "" gives an empty DataInfo.
 DataInfo read_tokenizer_info(const std::string& name);
+/// From the tokenizer beside the shards of a glob; an empty DataInfo when there is none.
+DataInfo read_glob_info(const std::string& glob);
 /// From data.tokenizer, or else the tokenizer that lies beside the training data.
 DataInfo read_data_info(const DataConfig& config);
 

@@ -6,7 +6,6 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/solo_group.h"
-#include "core/data/dataset_info.h"
 #include "launcher/commands.h"
 #include "launcher/data_info.h"
 #include "launcher/evaluator.h"
@@ -49,7 +48,7 @@ void eval(const EvalOptions& options) {
   const DataSource source{options.data, 1.0};
   const BatchGeometry geometry{options.micro, options.micro, sequence, model.true_vocab, 0, 1};
   Evaluator evaluator(open_datasets(std::span(&source, 1)), geometry, options.batches,
-                      read_tokenizer_info(tokenizer_beside(options.data)).token_bytes);
+                      read_glob_info(options.data).token_bytes);
   SoloGroup group;
   const Evaluation result = evaluator.run(loaded.context(), *loaded.model, group);
   options.json ? print_json(loaded.checkpoint, result) : print_text(result);

@@ -150,13 +150,13 @@ void Trainer::start() {
 }
 
 void Trainer::start_reports() {
-  std::array<double, 1> peak_flops{measure_peak_flops(engine_.backend().num_threads())};
-  world_.all_reduce(as_tensor(peak_flops), ReduceOp::sum, "peak rate").wait();
+  std::array<double, 1> peak{peak_flops(ctx_, DType::f32)};
+  world_.all_reduce(as_tensor(peak), ReduceOp::sum, "peak rate").wait();
   if (world_.rank() != 0) return;
   std::filesystem::create_directories(config_.run.out);
   write_text_durably(std::filesystem::path(config_.run.out) / "config.yaml", to_yaml(config_));
   keep_tokenizer();
-  report_ = std::make_unique<RunReport>(config_.run, progress_.step, model_->flops_per_token(geometry_.sequence), peak_flops[0]);
+  report_ = std::make_unique<RunReport>(config_.run, progress_.step, model_->flops_per_token(geometry_.sequence), peak[0]);
   report_->note(fmt::format("{}: {} parameters, {} rank{} of {} thread{}, batch {} x {} tokens in {} micro-batch{} a rank",
                             config_.model.kind, model_->num_parameters(), world_.size(), world_.size() == 1 ? "" : "s",
                             engine_.backend().num_threads(), engine_.backend().num_threads() == 1 ? "" : "s",
@@ -272,7 +272,11 @@ void Trainer::evaluate() {
 
 void Trainer::save() {
   std::array<int32_t, 1> failed{0};
-  CheckpointTarget target{.root = checkpoints(), .step = progress_.step, .name = {}, .rank = world_.rank(), .ranks = world_.size()};
+  CheckpointTarget target;
+  target.root = checkpoints();
+  target.step = progress_.step;
+  target.rank = world_.rank();
+  target.ranks = world_.size();
   target.agree = [&](bool fine) {
     failed[0] = fine ? 0 : 1;
     world_.all_reduce(as_tensor(failed), ReduceOp::max, "checkpoint").wait();
