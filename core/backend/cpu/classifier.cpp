@@ -35,12 +35,8 @@ Normalizer normalizer_of(const float* logits, int64_t vocab) {
   float max = logits[0];
 #pragma omp simd reduction(max : max)
   for (int64_t v = 0; v < vocab; ++v) max = logits[v] > max ? logits[v] : max;
-  FloatLanes sums = {};
-  const int64_t whole = vocab / kLanes * kLanes;
-  for (int64_t v = 0; v < whole; v += kLanes) sums += exp_lanes(load(logits + v) - max);
-  float sum = sum_lanes(sums);
-  for (int64_t v = whole; v < vocab; ++v) sum += std::exp(logits[v] - max);
-  return {max, sum};
+  return {max, sum_over(
+                   vocab, [max](FloatLanes l) { return exp_lanes(l - max); }, logits)};
 }
 
 /// dlogits = factor (softmax(logits) - onehot(target)), zeros from `vocab` on. May be in place for float.

@@ -29,16 +29,11 @@ struct Moments {
 
 template <class T>
 Moments moments_of_row(const T* x, int64_t width, float eps) {
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t c = 0; c < width; ++c) sum += static_cast<float>(x[c]);
-  const float mean = sum / static_cast<float>(width);
-  float squares = 0.0f;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t c = 0; c < width; ++c) {
-    const float centered = static_cast<float>(x[c]) - mean;
-    squares += centered * centered;
-  }
+  const float mean = sum_over(
+                         width, [](FloatLanes v) { return v; }, x) /
+                     static_cast<float>(width);
+  const float squares = sum_over(
+      width, [mean](FloatLanes v) { return (v - mean) * (v - mean); }, x);
   return {mean, 1.0f / std::sqrt(squares / static_cast<float>(width) + eps)};
 }
 

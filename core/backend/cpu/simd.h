@@ -67,9 +67,25 @@ inline FloatLanes clamp_lanes(FloatLanes x, float low, float high) {  // NaN sta
 }
 
 inline float sum_lanes(FloatLanes v) {
-  float sum = 0.0f;
-  for (int64_t i = 0; i < kLanes; ++i) sum += v[i];
-  return sum;
+  v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3);
+  return (v[0] + v[1]) + (v[2] + v[3]);
+}
+
+/// The sum of f(x[i], ...) over i in [0, n), in four independent chains.
+template <class F, class... X>
+float sum_over(int64_t n, const F& f, const X*... x) {
+  constexpr IntLanes kIndex{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  FloatLanes sums[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+    for (int64_t chain = 0; chain < 4; ++chain) sums[chain] += f(load(x + i + chain * kLanes)...);
+  for (; i + kLanes <= n; i += kLanes) sums[0] += f(load(x + i)...);
+  if (i < n) {
+    const IntLanes inside = kIndex < static_cast<int32_t>(n - i);
+    sums[1] += inside ? f(load_part(x + i, n - i)...) : FloatLanes{};
+  }
+  return sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 /// e^x within 2 units in the last place; x is clamped to [-87, 88], so the result is finite and normal; NaN
