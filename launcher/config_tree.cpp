@@ -1,82 +1,140 @@
 #include "launcher/config_tree.h"
 
 #include <fmt/format.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <map>
+#include <optional>
+#include <sstream>
 
 #include "core/error.h"
 
 namespace trireme {
 namespace {
 
-constexpr int kMaxDepth = 16;
-constexpr int kMaxNodes = 100'000;  // aliases of aliases could otherwise fill the memory
+constexpr size_t kMaxDepth = 16;
+constexpr size_t kMaxNodes = 100'000;  // aliases of aliases could otherwise fill the memory
 
-/// Turns the YAML library's nodes into ours. `place` is fixed for an override, and file:line otherwise.
-class TreeBuilder {
+size_t count_nodes(const ConfigNode& node) {
+  size_t count = 1;
+  for (const ConfigNode& child : node.children) count += count_nodes(child);
+  return count;
+}
+
+/// Builds the tree from the YAML parser's events. Places are file:line, or `source` alone for an override.
+class TreeBuilder : public YAML::EventHandler {
  public:
   TreeBuilder(std::string source, bool with_lines) : source_(std::move(source)), with_lines_(with_lines) {}
 
   std::string place(const YAML::Mark& mark) const {
     return with_lines_ && mark.line >= 0 ? fmt::format("{}:{}", source_, mark.line + 1) : source_;
   }
+  ConfigNode take_root() { return std::move(root_); }
 
-  ConfigNode build(const YAML::Node& from, int depth = 0) {
-    ConfigNode node;
-    node.place = place(from.Mark());
-    if (depth > kMaxDepth)
-      throw ConfigError(fmt::format("{}: nested more than {} deep", node.place, kMaxDepth));
-    if (++num_nodes_ > kMaxNodes)
-      throw ConfigError(fmt::format("{}: more than {} values", node.place, kMaxNodes));
-    switch (from.Type()) {
-      case YAML::NodeType::Undefined:
-      case YAML::NodeType::Null:
-        break;
-      case YAML::NodeType::Scalar:
-        node.kind = ConfigNode::Kind::scalar;
-        node.text = from.Scalar();
-        node.quoted = from.Tag() == "!";
-        break;
-      case YAML::NodeType::Sequence:
-        node.kind = ConfigNode::Kind::list;
-        for (const YAML::Node& item : from) node.children.push_back(build(item, depth + 1));
-        break;
-      case YAML::NodeType::Map:
-        node.kind = ConfigNode::Kind::map;
-        for (const auto& entry : from) add_entry(node, entry.first, build(entry.second, depth + 1));
-        break;
-    }
-    return node;
+  void OnDocumentStart(const YAML::Mark& mark) override {
+    if (++num_documents_ > 1)
+      throw ConfigError(place(mark) + ": text that is not part of the config; a config is one YAML document");
+    root_.place = place(mark);
   }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
+    add(make(ConfigNode::Kind::null, mark), anchor);
+  }
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                const std::string& value) override {
+    ConfigNode node = make(ConfigNode::Kind::scalar, mark);
+    node.text = value;
+    node.quoted = tag == "!";
+    add(std::move(node), anchor);
+  }
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override {
+    const auto found = anchors_.find(anchor);
+    if (found == anchors_.end()) throw ConfigError(place(mark) + ": an alias of what it is itself a part of");
+    num_nodes_ += count_nodes(found->second);
+    add(found->second, YAML::NullAnchor);
+  }
+  void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor,
+                       YAML::EmitterStyle::value) override {
+    open(ConfigNode::Kind::list, mark, anchor);
+  }
+  void OnMapStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value) override {
+    open(ConfigNode::Kind::map, mark, anchor);
+  }
+  void OnSequenceEnd() override { close(); }
+  void OnMapEnd() override { close(); }
 
  private:
-  void add_entry(ConfigNode& map, const YAML::Node& key, ConfigNode value) {
-    const std::string key_place = place(key.Mark());
-    if (!key.IsScalar()) throw ConfigError(key_place + ": a key must be a word");
-    if (const ConfigNode* earlier = map.find(key.Scalar()))
-      throw ConfigError(fmt::format("{}: {} is given a second time (first at {}); keep one", key_place,
-                                    key.Scalar(), earlier->place));
-    value.key = key.Scalar();
-    value.place = key_place;
-    map.children.push_back(std::move(value));
+  struct Open {  // a list or map whose end has not come yet
+    ConfigNode node;
+    YAML::anchor_t anchor;
+    std::optional<ConfigNode> key;  // of a map's entry whose value has not come yet
+  };
+
+  ConfigNode make(ConfigNode::Kind kind, const YAML::Mark& mark) {
+    ++num_nodes_;
+    ConfigNode node;
+    node.kind = kind;
+    node.place = place(mark);
+    return node;
+  }
+  void open(ConfigNode::Kind kind, const YAML::Mark& mark, YAML::anchor_t anchor) {
+    open_.push_back({make(kind, mark), anchor, std::nullopt});
+    if (open_.size() > kMaxDepth)
+      throw ConfigError(fmt::format("{}: nested more than {} deep", place(mark), kMaxDepth));
+  }
+  void close() {
+    Open done = std::move(open_.back());
+    open_.pop_back();
+    add(std::move(done.node), done.anchor);
+  }
+  void add(ConfigNode node, YAML::anchor_t anchor) {
+    if (num_nodes_ > kMaxNodes)
+      throw ConfigError(fmt::format("{}: more than {} values", node.place, kMaxNodes));
+    if (anchor != YAML::NullAnchor) anchors_[anchor] = node;
+    if (open_.empty()) {
+      root_ = std::move(node);
+    } else if (Open& parent = open_.back(); parent.node.kind == ConfigNode::Kind::list) {
+      parent.node.children.push_back(std::move(node));
+    } else if (!parent.key) {
+      check_key(parent.node, node);
+      parent.key = std::move(node);
+    } else {
+      node.key = std::move(parent.key->text);
+      node.place = std::move(parent.key->place);
+      parent.key.reset();
+      parent.node.children.push_back(std::move(node));
+    }
+  }
+  static void check_key(const ConfigNode& map, const ConfigNode& key) {
+    if (key.kind != ConfigNode::Kind::scalar)
+      throw ConfigError(fmt::format("{}: wanted a word as key, got {}", key.place, key.summary()));
+    if (const ConfigNode* earlier = map.find(key.text))
+      throw ConfigError(fmt::format("{}: {} is given a second time (first at {}); keep one", key.place,
+                                    key.text, earlier->place));
   }
 
   std::string source_;
   bool with_lines_;
-  int num_nodes_ = 0;
+  ConfigNode root_;
+  std::vector<Open> open_;
+  std::map<YAML::anchor_t, ConfigNode> anchors_;
+  size_t num_nodes_ = 0;
+  size_t num_documents_ = 0;
 };
 
 ConfigNode parse(const std::string& text, TreeBuilder builder) {
+  std::istringstream in(text);
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1)
-      throw ConfigError(builder.place(documents[1].Mark()) +
-                        ": a second YAML document; a config is one document");
-    return documents.empty() ? builder.build(YAML::Node()) : builder.build(documents[0]);
+    YAML::Parser parser(in);
+    while (parser.HandleNextDocument(builder)) {  // the builder refuses a second one
+    }
   } catch (const YAML::Exception& e) {
     throw ConfigError(fmt::format("{}: not valid YAML: {}", builder.place(e.mark), e.msg));
   }
+  return builder.take_root();
 }
 
 ConfigNode& find_or_add(ConfigNode& map, std::string_view key) {

@@ -1,4 +1,5 @@
-// attention: softmax(q k^T / sqrt(D)) v in tiles, never holding a T x T matrix (Dao et al., FlashAttention, 2022).
+// attention: softmax(q k^T / sqrt(D)) v in tiles, never holding a T x T matrix (Dao et al., FlashAttention,
+// 2022).
 #pragma once
 
 #include "core/op.h"
@@ -16,14 +17,29 @@ struct AttentionShape {
   int64_t qkv_width() const { return (heads + 2 * kv_heads) * head_dim; }
 };
 
-/// qkv [B*T, (H + 2K) * D], each row q's heads, then k's, then v's -> [B*T, H * D].
-Tensor attention(Context& ctx, const Tensor& qkv, const AttentionShape& shape);
-
 /// Keys and values of the tokens so far of one layer, for generation.
 struct KvCache {
   Tensor keys, values;  // [B, capacity, K, D]
   int64_t length = 0;   // tokens held
 };
+
+/// lse [B, H, T] f32 is the base-2 logarithm of each row's sum of exponentials of scores: what backward
+/// needs.
+struct AttentionForwardKernel {
+  using Fn = void(Context&, const Tensor& qkv, const AttentionShape& shape, Tensor& out, Tensor& lse);
+};
+struct AttentionBackwardKernel {
+  using Fn = void(Context&, const Tensor& qkv, const Tensor& out, const Tensor& lse, const Tensor& dout,
+                  const AttentionShape& shape, Tensor& d_qkv);  // d_qkv is written, every element
+};
+/// Writes the new keys and values into the cache behind `length` tokens (which it leaves as it is).
+struct AttentionCachedKernel {
+  using Fn = void(Context&, const Tensor& qkv, const AttentionShape& shape, const KvCache& cache,
+                  Tensor& out);
+};
+
+/// qkv [B*T, (H + 2K) * D], each row q's heads, then k's, then v's -> [B*T, H * D].
+Tensor attention(Context& ctx, const Tensor& qkv, const AttentionShape& shape);
 
 /// Attention of `shape.tokens` new tokens over those in the cache and themselves; appends to the cache.
 /// Not differentiable. ConfigError when the cache's capacity is exceeded.

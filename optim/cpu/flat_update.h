@@ -33,7 +33,8 @@ void update_range(float* weights, Low* rounded, const float* grad, int64_t begin
   for (int64_t i = begin; i < end; ++i) {
     const float w = weights[i] - (decay * weights[i] + rule(i, grad[i] * multiplier));
     weights[i] = w;
-    if constexpr (!std::is_void_v<Low>) rounded[i] = Low(w);
+    if constexpr (!std::is_void_v<Low>)
+      rounded[i].bits = Low(w).bits;  // bits: a store of a class would not vectorise
   }
 }
 

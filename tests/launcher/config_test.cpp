@@ -123,12 +123,18 @@ TEST(Config, BrokenYamlNamesTheLine) {
   EXPECT_THAT(error_of("run: {steps: 1\nmodel: ["), HasSubstr("gpt.yaml:"));
   EXPECT_THAT(error_of("run: {seed: 1}\nrun: {seed: 2}"),
               HasSubstr("gpt.yaml:2: run is given a second time (first at gpt.yaml:1)"));
-  EXPECT_THAT(error_of("a: 1\n---\nb: 2"), HasSubstr("second YAML document"));
-  EXPECT_THAT(error_of("[1]: 2"), HasSubstr("a key must be a word"));
+  EXPECT_THAT(error_of("a: 1\n---\nb: 2"), HasSubstr("gpt.yaml:2: text that is not part of the config"));
+  EXPECT_THAT(error_of("[1]: 2"), HasSubstr("wanted a word as key"));
 }
 
-TEST(Config, AliasesCanNeitherLoopNorFillTheMemory) {
-  EXPECT_THAT(error_of("a: &a [*a]"), HasSubstr("nested more than"));
+TEST(Config, TextThatTheParserWouldPassOverIsRefused) {
+  EXPECT_THAT(error_of(",l: 1"), HasSubstr("gpt.yaml:1: "));
+  EXPECT_THAT(error_of("run: {seed: 1}\n]"), HasSubstr("gpt.yaml:2: "));
+}
+
+TEST(Config, NestingAndAliasesCanNeitherLoopNorFillTheMemory) {
+  EXPECT_THAT(error_of("a: &a [*a]"), HasSubstr("an alias of what it is itself a part of"));
+  EXPECT_THAT(error_of(std::string(17, '[')), HasSubstr("nested more than 16 deep"));
   std::string bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
   for (int i = 1; i < 9; ++i)
     bomb += fmt::format("a{0}: &a{0} [*a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}]\n", i,

@@ -17,6 +17,9 @@ struct Case {
   std::string title;
   OptimConfig config;
 };
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.title;
+}
 
 Case make_case(const std::string& title, const std::string& kind, double momentum = 0.9,
                bool nesterov = false) {

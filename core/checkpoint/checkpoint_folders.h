@@ -1,0 +1,45 @@
+// The folder of checkpoints: which there are, which one to resume from, which old ones to remove.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace trireme {
+
+inline constexpr const char* kTemporaryPrefix = ".tmp-";  // of folders that are being written or removed
+inline constexpr const char* kAsidePrefix = ".old-";      // of one that is being replaced
+
+using CheckpointLog = std::function<void(const std::string& message)>;
+
+std::string checkpoint_name(int64_t step);  // "step-00000100"
+
+/// All checkpoints of a folder, newest step first, valid or not; none when the folder does not exist. One
+/// that a crash left moved aside is among them.
+std::vector<std::filesystem::path> find_checkpoints(const std::filesystem::path& root);
+
+/// The newest checkpoint all of whose bytes are as they were written (each is read). Says what it skipped and
+/// why. Reads only, so it may look at the folder of a run that is alive.
+std::optional<std::filesystem::path> choose_resume(const std::filesystem::path& root,
+                                                   const CheckpointLog& log);
+
+/// What a user means by a path: a checkpoint, or a folder of them and so the newest valid one. ConfigError
+/// else.
+std::filesystem::path resolve_checkpoint(const std::filesystem::path& path, const CheckpointLog& log);
+
+/// Removes all but the newest `keep` checkpoints (at least 1), and never the newest valid one. `known_valid`,
+/// one that this process has just written, need not be read again to be believed.
+void prune(const std::filesystem::path& root, int keep, const std::filesystem::path& known_valid = {});
+
+/// Removes what interrupted writers of step-* left, and finishes or undoes their replacements. For the one
+/// process that writes to `root`.
+void clean_leftovers(const std::filesystem::path& root);
+
+/// Where a crash interrupted the replacement of the checkpoint `name`: moves the older one back if the newer
+/// has not got the name yet, removes it otherwise.
+void recover_replaced(const std::filesystem::path& root, const std::string& name);
+
+}  // namespace trireme
