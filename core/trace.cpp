@@ -21,6 +21,7 @@ int64_t Tracer::now_us() {
 }
 
 void Tracer::add(Lane lane, std::string_view name, int64_t begin_us, int64_t end_us, int64_t bytes) {
+  if (!recording_) return;
   std::lock_guard lock(mutex_);
   spans_.push_back({lane, std::string(name), begin_us, end_us, bytes});
 }

@@ -1,6 +1,7 @@
 // A timeline of one rank: spans of compute and communication, written as Chrome/Perfetto JSON.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -17,6 +18,8 @@ class Tracer {
   enum class Lane : uint8_t { step, compute, communication, data };
 
   Tracer(int rank, std::string title);
+  /// Spans that end while it is off are dropped; it starts off.
+  void set_recording(bool on) { recording_ = on; }
   void add(Lane lane, std::string_view name, int64_t begin_us, int64_t end_us, int64_t bytes = -1);
   static int64_t now_us();
   void write(const std::filesystem::path& file) const;  // IoError when it can't
@@ -29,6 +32,7 @@ class Tracer {
   };
   int rank_;
   std::string title_;
+  std::atomic<bool> recording_ = false;
   mutable std::mutex mutex_;
   std::vector<Span> spans_;
 };

@@ -85,6 +85,7 @@ void CheckpointWriter::add(const std::string& name, DType dtype, const Slice& sl
                            std::span<const std::byte> values) {
   TRIREME_ASSERT(values.size() == static_cast<size_t>(slice.numel()) * size_of(dtype),
                  fmt::format("{}: {} bytes for {}", name, values.size(), to_string(slice)));
+  TRIREME_ASSERT(name.find('#') == std::string::npos, name + ": '#' numbers the slices of one name");
   attempt([&] {
     // The file holds a rectangle in its shape, a flat range as a row; a name that repeats gets a number.
     SafetensorsSpec spec{name, dtype, slice.is_rectangle() ? slice.size : Shape{slice.numel()}};
@@ -180,7 +181,12 @@ void CheckpointWriter::publish() {
     const fs::path aside = target_.root / (kAsidePrefix + final_.filename().string());
     rename_path(final_, aside);
     stage("moved aside");
-    rename_path(temporary_, final_);
+    try {
+      rename_path(temporary_, final_);
+    } catch (const IoError&) {
+      rename_path(aside, final_);
+      throw;
+    }
     stage("moved in");
     fs::remove_all(aside);
   }

@@ -26,15 +26,20 @@ std::vector<Bucket> plan_buckets(std::span<Parameter* const> parameters, size_t 
   return buckets;
 }
 
-void allocate_buckets(Context& ctx, std::span<Bucket> buckets, DType data_dtype) {
+void allocate_weights(Context& ctx, std::span<Bucket> buckets, DType data_dtype) {
   for (Bucket& bucket : buckets) {
     bucket.data = ctx.zeros({bucket.numel}, data_dtype, MemoryClass::parameters);
+    for (const BucketEntry& entry : bucket.entries)
+      entry.parameter->data = bucket.data.flat_view(entry.begin, entry.parameter->shape);
+  }
+}
+
+void allocate_buckets(Context& ctx, std::span<Bucket> buckets, DType data_dtype) {
+  allocate_weights(ctx, buckets, data_dtype);
+  for (Bucket& bucket : buckets) {
     bucket.grad = ctx.zeros({bucket.numel}, DType::f32, MemoryClass::gradients);
-    for (const BucketEntry& entry : bucket.entries) {
-      Parameter& p = *entry.parameter;
-      p.data = bucket.data.flat_view(entry.begin, p.shape);
-      p.grad = bucket.grad.flat_view(entry.begin, p.shape);
-    }
+    for (const BucketEntry& entry : bucket.entries)
+      entry.parameter->grad = bucket.grad.flat_view(entry.begin, entry.parameter->shape);
   }
 }
 

@@ -32,6 +32,9 @@ std::vector<Bucket> plan_buckets(std::span<Parameter* const> parameters, size_t 
 /// Allocates the buckets' data and gradients, zeroed, and points the parameters into them.
 void allocate_buckets(Context& ctx, std::span<Bucket> buckets, DType data_dtype = DType::f32);
 
+/// The same without gradients, for a model that is only used.
+void allocate_weights(Context& ctx, std::span<Bucket> buckets, DType data_dtype = DType::f32);
+
 /// Sets every parameter's data from its Init; element values depend on (seed, name, element) alone.
 void init_parameters(Context& ctx, std::span<Parameter* const> parameters, uint64_t seed);
 

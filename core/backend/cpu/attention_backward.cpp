@@ -15,14 +15,25 @@ namespace {
 constexpr int64_t kQueryBlock = 64;
 static_assert(kQueryBlock % kColumnBlock == 0);
 
+/// dk and dv of one head, [tokens, width].
+struct KeyGradients {
+  KeyGradients(ScratchCarver carver, int64_t width, int64_t tokens)
+      : keys(carver.take(round_up(tokens, kRowBlock), width)),
+        values(carver.take(round_up(tokens, kRowBlock), width)),
+        num_floats(carver.num_floats()) {}
+
+  Tile keys, values;
+  int64_t num_floats;
+};
+
+/// What a thread needs for a block of queries and a tile of keys.
 struct BackwardScratch {
-  BackwardScratch(ScratchCarver carver, int64_t width, int64_t padded_tokens)
-      : keys(carver.take(padded_tokens, width)),
-        values(carver.take(padded_tokens, width)),
-        d_keys(carver.take(padded_tokens, width)),
-        d_values(carver.take(padded_tokens, width)),
+  BackwardScratch(ScratchCarver carver, int64_t width)
+      : keys(carver.take(kKeyTile, width)),
+        values(carver.take(kKeyTile, width)),
         queries(carver.take(kQueryBlock, width)),
         queries_t(carver.take(width, kQueryBlock)),
+        out(carver.take(kQueryBlock, width)),
         d_out(carver.take(kQueryBlock, width)),
         d_out_t(carver.take(width, kQueryBlock)),
         d_queries_t(carver.take(width, kQueryBlock)),
@@ -32,8 +43,8 @@ struct BackwardScratch {
         delta(carver.take(1, kQueryBlock)),
         num_floats(carver.num_floats()) {}
 
-  Tile keys, values, d_keys, d_values;  // [tokens, width], of the whole head
-  Tile queries, queries_t;              // a block's, times the score factor
+  Tile keys, values;             // where rows that need padding or are bf16 are packed
+  Tile queries, queries_t, out;  // of a block; the transposes are what scores are made from
   Tile d_out, d_out_t;
   Tile d_queries_t;
   Tile probabilities, d_scores;  // [keys, queries]
@@ -50,6 +61,10 @@ struct BackwardOperands {
   T* d_qkv;
   AttentionShape shape;
 
+  float factor() const { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim))); }
+  int64_t num_blocks() const { return (shape.tokens + kQueryBlock - 1) / kQueryBlock; }
+  int64_t key_head(int64_t g) const { return shape.heads + g; }
+  int64_t value_head(int64_t g) const { return shape.heads + shape.kv_heads + g; }
   /// Head `index` of the packed rows, counting q's, then k's, then v's.
   template <class U>
   HeadRows<U> packed(U* data, int64_t b, int64_t index) const {
@@ -62,27 +77,33 @@ struct BackwardOperands {
   }
 };
 
-/// Loads what the block of queries [begin, begin + count) needs; padding is zero, and gives zero gradients.
+/// A block of queries: what a tile of keys meets. Rows behind its end are zero, and get zero gradients.
+struct QueryBlock {
+  Tile queries, d_out;  // [kQueryBlock, width]
+  int64_t position = 0;
+};
+
+/// Loads queries [begin, begin + count) of head `h`, and fills their transposes, lse and delta.
 template <class T>
-void load_queries(const BackwardOperands<T>& x, int64_t b, int64_t h, int64_t begin, int64_t count,
-                  const BackwardScratch& s) {
+QueryBlock load_queries(const BackwardOperands<T>& x, int64_t b, int64_t h, int64_t begin, int64_t count,
+                        const BackwardScratch& s) {
   const AttentionShape& shape = x.shape;
   const int64_t width = round_up(shape.head_dim, kLanes);
-  // `out` passes through the place of queries.
-  pack_rows(x.output(x.d_out, b, h).from(begin), count, 1.0f, kQueryBlock, width, s.d_out);
-  pack_rows(x.output(x.out, b, h).from(begin), count, 1.0f, kQueryBlock, width, s.queries);
+  const auto tile = [&](HeadRows<const T> rows, Tile scratch) {
+    return as_tile(rows.from(begin), count, kQueryBlock, width, scratch);
+  };
+  const Tile queries = tile(x.packed(x.qkv, b, h), s.queries);
+  const Tile d_out = tile(x.output(x.d_out, b, h), s.d_out), out = tile(x.output(x.out, b, h), s.out);
+  transpose(queries, kQueryBlock, width, score_factor(shape.head_dim), s.queries_t);
+  transpose(d_out, kQueryBlock, width, 1.0f, s.d_out_t);
   for (int64_t i = 0; i < kQueryBlock; ++i) {
     Vec products{};
-    for (int64_t d = 0; d < width; d += kLanes)
-      products += load(s.d_out.row(i) + d) * load(s.queries.row(i) + d);
+    for (int64_t d = 0; d < width; d += kLanes) products += load(d_out.row(i) + d) * load(out.row(i) + d);
     s.delta.data[i] = sum(products);
   }
-  pack_rows(x.packed(x.qkv, b, h).from(begin), count, score_factor(shape.head_dim), kQueryBlock, width,
-            s.queries);
-  transpose(s.queries, kQueryBlock, width, s.queries_t);
-  transpose(s.d_out, kQueryBlock, width, s.d_out_t);
   std::fill_n(s.lse.data, kQueryBlock, 0.0f);
   std::copy_n(x.lse + (b * shape.heads + h) * shape.tokens + begin, count, s.lse.data);
+  return {queries, d_out, begin};
 }
 
 /// For the queries of one column block: scores become probabilities, and their gradients (in d_scores,
@@ -99,13 +120,12 @@ void softmax_backward(const BackwardScratch& s, int64_t rows, int64_t column) {
   }
 }
 
-/// Takes the loaded block of queries, of which the first is at `position`, through the tile of keys at `key`.
-void backward_tile(const BackwardScratch& s, int64_t width, int64_t num_keys, int64_t key, int64_t position,
-                   bool causal) {
-  const Tile keys = s.keys.at(key, 0), values = s.values.at(key, 0);
+/// Takes a block of queries through a tile of keys, of which the first is at `key`; adds to dq^T, dk and dv.
+void backward_tile(const QueryBlock& block, Tile keys, Tile values, int64_t key, int64_t num_keys,
+                   int64_t width, bool causal, const BackwardScratch& s, const KeyGradients& sums) {
   for (int64_t column = 0; column < kQueryBlock; column += kColumnBlock) {
     Visibility visible{.count = num_keys};
-    if (causal) visible.diagonal = position + column - key;
+    if (causal) visible.diagonal = block.position + column - key;
     const int64_t rows = round_up(visible.num_keys(), kRowBlock);
     if (rows == 0) continue;
     const Tile p = s.probabilities.at(0, column), ds = s.d_scores.at(0, column);
@@ -115,56 +135,89 @@ void backward_tile(const BackwardScratch& s, int64_t width, int64_t num_keys, in
     softmax_backward(s, rows, column);
     // dq^T += k^T ds ; dv += p do ; dk += ds q
     multiply<Left::transposed, Result::add>(width, kColumnBlock, rows, keys, ds, s.d_queries_t.at(0, column));
-    multiply<Left::plain, Result::add>(rows, width, kColumnBlock, p, s.d_out.at(column, 0),
-                                       s.d_values.at(key, 0));
-    multiply<Left::plain, Result::add>(rows, width, kColumnBlock, ds, s.queries.at(column, 0),
-                                       s.d_keys.at(key, 0));
+    multiply<Left::plain, Result::add>(rows, width, kColumnBlock, p, block.d_out.at(column, 0),
+                                       sums.values.at(key, 0));
+    multiply<Left::plain, Result::add>(rows, width, kColumnBlock, ds, block.queries.at(column, 0),
+                                       sums.keys.at(key, 0));
   }
 }
 
-/// Key-value head `g` of sample `b`.
+/// One task: every `num_parts`-th block of the queries that share key-value head `g` of sample `b`. Writes
+/// their dq, and leaves what they add to dk and dv in `sums`.
 template <class T>
-void backward_head(const BackwardOperands<T>& x, int64_t b, int64_t g, const BackwardScratch& s) {
+void backward_part(const BackwardOperands<T>& x, int64_t b, int64_t g, int64_t part, int64_t num_parts,
+                   const BackwardScratch& s, const KeyGradients& sums) {
   const AttentionShape& shape = x.shape;
   const int64_t tokens = shape.tokens, width = round_up(shape.head_dim, kLanes);
-  const int64_t padded_tokens = round_up(tokens, kRowBlock);
-  const int64_t key_head = shape.heads + g, value_head = key_head + shape.kv_heads;
-  pack_rows(x.packed(x.qkv, b, key_head), tokens, 1.0f, padded_tokens, width, s.keys);
-  pack_rows(x.packed(x.qkv, b, value_head), tokens, 1.0f, padded_tokens, width, s.values);
-  fill_zero(s.d_keys, padded_tokens, width);
-  fill_zero(s.d_values, padded_tokens, width);
-  const int64_t group = shape.heads / shape.kv_heads;
-  for (int64_t h = g * group; h < (g + 1) * group; ++h)
-    for (int64_t begin = 0; begin < tokens; begin += kQueryBlock) {
-      const int64_t count = std::min(kQueryBlock, tokens - begin);
-      load_queries(x, b, h, begin, count, s);
-      fill_zero(s.d_queries_t, width, kQueryBlock);
-      const int64_t keys_end = shape.causal ? begin + count : tokens;
-      for (int64_t key = 0; key < keys_end; key += kKeyTile)
-        backward_tile(s, width, std::min(kKeyTile, keys_end - key), key, begin, shape.causal);
-      transpose(s.d_queries_t, width, kQueryBlock, s.queries);
-      const auto factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
-      unpack_rows(s.queries, count, factor, x.packed(x.d_qkv, b, h).from(begin));
+  const int64_t group = shape.heads / shape.kv_heads, num_blocks = x.num_blocks();
+  const HeadRows<const T> keys = x.packed(x.qkv, b, x.key_head(g)),
+                          values = x.packed(x.qkv, b, x.value_head(g));
+  fill_zero(sums.keys, round_up(tokens, kRowBlock), width);
+  fill_zero(sums.values, round_up(tokens, kRowBlock), width);
+  for (int64_t i = part; i < group * num_blocks; i += num_parts) {
+    const int64_t h = g * group + i / num_blocks, begin = i % num_blocks * kQueryBlock;
+    const int64_t count = std::min(kQueryBlock, tokens - begin);
+    const QueryBlock block = load_queries(x, b, h, begin, count, s);
+    fill_zero(s.d_queries_t, width, kQueryBlock);
+    const int64_t keys_end = shape.causal ? begin + count : tokens;
+    for (int64_t key = 0; key < keys_end; key += kKeyTile) {
+      const int64_t num_keys = std::min(kKeyTile, keys_end - key), padded = round_up(num_keys, kRowBlock);
+      const Tile key_tile = as_tile(keys.from(key), num_keys, padded, width, s.keys);
+      const Tile value_tile = as_tile(values.from(key), num_keys, padded, width, s.values);
+      backward_tile(block, key_tile, value_tile, key, num_keys, width, shape.causal, s, sums);
     }
-  // s.queries carried score_factor() = log2(e) / sqrt(D); dk wants 1 / sqrt(D).
-  unpack_rows(s.d_keys, tokens, static_cast<float>(M_LN2), x.packed(x.d_qkv, b, key_head));
-  unpack_rows(s.d_values, tokens, 1.0f, x.packed(x.d_qkv, b, value_head));
+    transpose(s.d_queries_t, width, kQueryBlock, x.factor(), s.queries);
+    unpack_rows(s.queries, count, 1.0f, x.packed(x.d_qkv, b, h).from(begin));
+  }
+}
+
+template <class T>
+void store_key_gradients(const BackwardOperands<T>& x, int64_t b, int64_t g, const KeyGradients& sums) {
+  unpack_rows(sums.keys, x.shape.tokens, x.factor(), x.packed(x.d_qkv, b, x.key_head(g)));
+  unpack_rows(sums.values, x.shape.tokens, 1.0f, x.packed(x.d_qkv, b, x.value_head(g)));
+}
+
+/// Into how many tasks a head is split: one where that keeps the threads busy, as then nothing is left to
+/// add.
+int64_t choose_num_parts(int64_t num_heads, int64_t num_blocks, int64_t num_threads) {
+  if (num_heads % num_threads == 0 || num_heads >= 4 * num_threads) return 1;
+  return std::min(num_blocks, (4 * num_threads + num_heads - 1) / num_heads);
 }
 
 template <class T>
 void backward_heads(Context& ctx, const BackwardOperands<T>& x) {
+  const int64_t tokens = x.shape.tokens, kv_heads = x.shape.kv_heads, num_heads = x.shape.batch * kv_heads;
+  const int64_t width = round_up(x.shape.head_dim, kLanes);
   const int num_threads = ctx.backend->num_threads();
-  const int64_t num_tasks = x.shape.batch * x.shape.kv_heads;
-  const int64_t width = round_up(x.shape.head_dim, kLanes),
-                padded_tokens = round_up(x.shape.tokens, kRowBlock);
-  const int64_t scratch_floats = BackwardScratch(ScratchCarver(), width, padded_tokens).num_floats;
+  const int64_t num_parts =
+      choose_num_parts(num_heads, x.shape.heads / kv_heads * x.num_blocks(), num_threads);
+  const int64_t num_sums = num_parts == 1 ? num_threads : num_heads * num_parts;
+  const int64_t sum_floats = KeyGradients(ScratchCarver(), width, tokens).num_floats;
+  const int64_t scratch_floats = BackwardScratch(ScratchCarver(), width).num_floats;
+  const Tensor sums = ctx.empty({num_sums, sum_floats}, DType::f32, MemoryClass::workspace);
   const Tensor scratch = ctx.empty({num_threads, scratch_floats}, DType::f32, MemoryClass::workspace);
+  const auto sums_at = [&, data = sums.data<float>()](int64_t i) {
+    return KeyGradients(ScratchCarver(data + i * sum_floats), width, tokens);
+  };
   float* scratch_data = scratch.data<float>();
 #pragma omp parallel for schedule(dynamic) num_threads(num_threads)
-  for (int64_t task = 0; task < num_tasks; ++task) {
-    const ScratchCarver carver(scratch_data + omp_get_thread_num() * scratch_floats);
-    const BackwardScratch s(carver, width, padded_tokens);
-    backward_head(x, task / x.shape.kv_heads, task % x.shape.kv_heads, s);
+  for (int64_t task = 0; task < num_heads * num_parts; ++task) {
+    const int64_t thread = omp_get_thread_num(), head = task / num_parts;
+    const BackwardScratch s(ScratchCarver(scratch_data + thread * scratch_floats), width);
+    const KeyGradients own = sums_at(num_parts == 1 ? thread : task);
+    backward_part(x, head / kv_heads, head % kv_heads, task % num_parts, num_parts, s, own);
+    if (num_parts == 1) store_key_gradients(x, head / kv_heads, head % kv_heads, own);
+  }
+  if (num_parts == 1) return;
+#pragma omp parallel for schedule(static) num_threads(num_threads)
+  for (int64_t head = 0; head < num_heads; ++head) {
+    const KeyGradients total = sums_at(head * num_parts);
+    for (int64_t part = 1; part < num_parts; ++part) {
+      const KeyGradients other = sums_at(head * num_parts + part);
+      for (int64_t i = 0; i < sum_floats; ++i)
+        total.keys.data[i] += other.keys.data[i];  // and values behind them
+    }
+    store_key_gradients(x, head / kv_heads, head % kv_heads, total);
   }
 }
 

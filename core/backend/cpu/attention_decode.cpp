@@ -11,6 +11,7 @@
 namespace trireme::cpu {
 namespace {
 
+constexpr int64_t kRowsAhead = 32;      // to prefetch
 constexpr int64_t kMaxTokensByRow = 4;  // above, tiles are faster
 
 template <class T>
@@ -36,26 +37,41 @@ float dot(const float* a, const T* b, int64_t count) {
   return total;
 }
 
-template <class T>
-void add_scaled(float factor, const T* x, int64_t count, float* to) {
-  int64_t d = 0;
-  for (; d + kLanes <= count; d += kLanes) store(to + d, load(to + d) + factor * load(x + d));
-  for (; d < count; ++d) to[d] += factor * static_cast<float>(x[d]);
+/// to = sum of weights[k] * rows[k] over `count` rows, for kVectors vectors from element d on.
+template <int kVectors, class T>
+void weighted_sum_at(int64_t d, const float* weights, HeadRows<const T> rows, int64_t count, float* to) {
+  Vec sums[kVectors] = {};
+  for (int64_t k = 0; k < count; ++k) {
+    if (k + kRowsAhead < count) prefetch_rows(rows, k + kRowsAhead, k + kRowsAhead + 1);
+    for (int v = 0; v < kVectors; ++v) sums[v] += weights[k] * load(rows.row(k) + d + v * kLanes);
+  }
+  for (int v = 0; v < kVectors; ++v) store(to + d + v * kLanes, sums[v]);
 }
 
-/// scores [count] become probabilities; count is padded to whole vectors with anything.
-void softmax(float* scores, int64_t count) {
+template <class T>
+void weighted_sum(const float* weights, HeadRows<const T> rows, int64_t count, float* to) {
+  int64_t d = 0;
+  for (; d + 4 * kLanes <= rows.width; d += 4 * kLanes) weighted_sum_at<4>(d, weights, rows, count, to);
+  for (; d + kLanes <= rows.width; d += kLanes) weighted_sum_at<1>(d, weights, rows, count, to);
+  for (; d < rows.width; ++d) {
+    to[d] = 0.0f;
+    for (int64_t k = 0; k < count; ++k) to[d] += weights[k] * static_cast<float>(rows.row(k)[d]);
+  }
+}
+
+/// 2^(factor * scores) over their sum, for scores [count]; behind them is room up to whole vectors.
+void softmax(float* scores, int64_t count, float factor) {
   const int64_t padded = round_up(count, kLanes);
   std::fill(scores + count, scores + padded, -std::numeric_limits<float>::infinity());
   const float maximum = *std::max_element(scores, scores + count);
   Vec total{};
   for (int64_t i = 0; i < padded; i += kLanes) {
-    const Vec p = exp2(load(scores + i) - maximum);
+    const Vec p = exp2((load(scores + i) - maximum) * factor);
     store(scores + i, p);
     total += p;
   }
-  const float factor = 1.0f / sum(total);
-  for (int64_t i = 0; i < padded; i += kLanes) store(scores + i, load(scores + i) * factor);
+  const float scale = 1.0f / sum(total);
+  for (int64_t i = 0; i < padded; i += kLanes) store(scores + i, load(scores + i) * scale);
 }
 
 /// The heads of queries that share key-value head `g`, of all new tokens of sample `b`.
@@ -68,13 +84,13 @@ void attend_by_row(const AttentionOperands<T>& x, int64_t b, int64_t g, Tile sco
     const int64_t num_keys = x.first_position + t + 1, h = g * group;
     const HeadRows<const T> queries{x.queries + b * x.query_batch_stride + t * x.query_stride + h * dim, dim,
                                     dim};
-    pack_rows(queries, group, score_factor(dim), group, dim, query);
-    for (int64_t k = 0; k < num_keys; ++k)
+    pack_rows(queries, group, group, dim, query);
+    for (int64_t k = 0; k < num_keys; ++k) {
+      if (k + kRowsAhead < num_keys) prefetch_rows(keys, k + kRowsAhead, k + kRowsAhead + 1);
       for (int64_t i = 0; i < group; ++i) scores.row(i)[k] = dot(query.row(i), keys.row(k), dim);
-    for (int64_t i = 0; i < group; ++i) softmax(scores.row(i), num_keys);
-    fill_zero(out, group, dim);
-    for (int64_t k = 0; k < num_keys; ++k)
-      for (int64_t i = 0; i < group; ++i) add_scaled(scores.row(i)[k], values.row(k), dim, out.row(i));
+    }
+    for (int64_t i = 0; i < group; ++i) softmax(scores.row(i), num_keys, score_factor(dim));
+    for (int64_t i = 0; i < group; ++i) weighted_sum(scores.row(i), values, num_keys, out.row(i));
     unpack_rows(out, group, 1.0f,
                 HeadRows<T>{x.out + ((b * x.num_queries + t) * x.heads + h) * dim, dim, dim});
   }

@@ -72,8 +72,8 @@ void attend_block(const AttentionOperands<T>& x, int64_t b, int64_t h, int64_t b
       values{x.values + kv_offset, x.key_stride, dim};
   const int64_t position = x.first_position + begin;
 
-  pack_rows(queries.from(begin), count, score_factor(dim), columns, width, s.rows);
-  transpose(s.rows, columns, width, s.queries_t);
+  const Tile query_rows = as_tile(queries.from(begin), count, columns, width, s.rows);
+  transpose(query_rows, columns, width, score_factor(dim), s.queries_t);
   fill_zero(s.out_t, width, columns);
   std::fill_n(s.maxima.data, columns, -std::numeric_limits<float>::infinity());
   std::fill_n(s.sums.data, columns, 0.0f);
@@ -81,23 +81,27 @@ void attend_block(const AttentionOperands<T>& x, int64_t b, int64_t h, int64_t b
   const int64_t keys_end = x.causal ? std::min(x.num_keys, position + count) : x.num_keys;
   for (int64_t key = 0; key < keys_end; key += kKeyTile) {
     const int64_t num_keys = std::min(kKeyTile, keys_end - key);
-    pack_rows(keys.from(key), num_keys, 1.0f, round_up(num_keys, kRowBlock), width, s.keys);
-    pack_rows(values.from(key), num_keys, 1.0f, round_up(num_keys, kRowBlock), width, s.values);
+    const int64_t padded = round_up(num_keys, kRowBlock), next = key + kKeyTile;
+    const Tile key_tile = as_tile(keys.from(key), num_keys, padded, width, s.keys);
+    const Tile value_tile = as_tile(values.from(key), num_keys, padded, width, s.values);
     for (int64_t column = 0; column < columns; column += kColumnBlock) {
       Visibility visible{.count = num_keys};
       if (x.causal) visible.diagonal = position + column - key;
       const int64_t rows = round_up(visible.num_keys(), kRowBlock);
       if (rows == 0) continue;
-      multiply<Left::plain, Result::write>(rows, kColumnBlock, dim, s.keys, s.queries_t.at(0, column),
+      const int64_t share = kKeyTile * kColumnBlock / columns, ahead = next + share * (column / kColumnBlock);
+      prefetch_rows(keys, ahead, std::min(ahead + share, keys_end));
+      prefetch_rows(values, ahead, std::min(ahead + share, keys_end));
+      multiply<Left::plain, Result::write>(rows, kColumnBlock, dim, key_tile, s.queries_t.at(0, column),
                                            s.scores);
       mask_scores(s.scores, rows, visible);
       online_softmax(s, rows, column, width);
-      multiply<Left::transposed, Result::add>(width, kColumnBlock, rows, s.values, s.scores,
+      multiply<Left::transposed, Result::add>(width, kColumnBlock, rows, value_tile, s.scores,
                                               s.out_t.at(0, column));
     }
   }
 
-  transpose(s.out_t, width, columns, s.rows);
+  transpose(s.out_t, width, columns, 1.0f, s.rows);
   const int64_t out_stride = x.heads * dim;
   const HeadRows<T> out{x.out + (b * x.num_queries + begin) * out_stride + h * dim, out_stride, dim};
   for (int64_t i = 0; i < count; ++i) unpack_rows(s.rows.at(i, 0), 1, 1.0f / s.sums.data[i], out.from(i));

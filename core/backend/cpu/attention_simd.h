@@ -2,7 +2,6 @@
 // the same code becomes AVX-512, AVX2, SSE or NEON. Only what the attention kernels need.
 #pragma once
 
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -63,14 +62,6 @@ inline IntVec lane_indices() {
   return v;
 }
 
-inline float sum(Vec v) {
-  std::array<float, kLanes> lanes;
-  store(lanes.data(), v);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
-}
-
 /// 2^x for x <= 127, within 2e-7 of the value; 0 for x <= -127. NaN stays NaN.
 [[gnu::always_inline]] inline Vec exp2(Vec x) {
   const Vec lowest = broadcast(-127.0f);
@@ -88,6 +79,14 @@ inline float sum(Vec v) {
 }
 
 namespace detail {
+
+// Lane i plus lane i + kHalf, for the first kHalf lanes.
+template <int kHalf, int... kLane>
+[[gnu::always_inline]] inline float sum_halves(Vec v, std::integer_sequence<int, kLane...> lanes) {
+  v += __builtin_shufflevector(v, v, ((kLane + kHalf) % kLanes)...);
+  if constexpr (kHalf > 1) return sum_halves<kHalf / 2>(v, lanes);
+  return v[0];
+}
 
 // One step of a transposition: exchanges the off-diagonal kStep x kStep blocks of rows i and i + kStep.
 template <int kStep, bool kUpper, int... kLane>
@@ -112,11 +111,16 @@ template <int kStep>
 
 }  // namespace detail
 
-/// to^T = from, for one block of kLanes x kLanes.
-inline void transpose_block(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+[[gnu::always_inline]] inline float sum(Vec v) {
+  return detail::sum_halves<kLanes / 2>(v, std::make_integer_sequence<int, kLanes>{});
+}
+
+/// to = factor * from^T, for one block of kLanes x kLanes.
+inline void transpose_block(const float* from, int64_t from_stride, float factor, float* to,
+                            int64_t to_stride) {
   Vec rows[kLanes];
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) rows[i] = load(from + i * from_stride);
+  for (int i = 0; i < kLanes; ++i) rows[i] = load(from + i * from_stride) * factor;
   detail::transpose_step<1>(rows);
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) store(to + i * to_stride, rows[i]);

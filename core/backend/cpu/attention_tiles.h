@@ -43,20 +43,38 @@ struct HeadRows {
   T* row(int64_t token) const { return data + token * stride; }
 };
 
-/// to[i] = factor * from[i] for `count` rows; the rest of `to`, up to padded_count x padded_width, becomes
-/// zero.
+/// to[i] = from[i] for `count` rows; the rest of `to`, up to padded_count x padded_width, becomes zero.
 template <class T>
-void pack_rows(HeadRows<const T> from, int64_t count, float factor, int64_t padded_count,
-               int64_t padded_width, Tile to) {
+void pack_rows(HeadRows<const T> from, int64_t count, int64_t padded_count, int64_t padded_width, Tile to) {
   for (int64_t i = 0; i < count; ++i) {
     const T* x = from.row(i);
     float* y = to.row(i);
     int64_t d = 0;
-    for (; d + kLanes <= from.width; d += kLanes) store(y + d, load(x + d) * factor);
-    for (; d < from.width; ++d) y[d] = static_cast<float>(x[d]) * factor;
+    for (; d + kLanes <= from.width; d += kLanes) store(y + d, load(x + d));
+    for (; d < from.width; ++d) y[d] = static_cast<float>(x[d]);
     std::fill(y + d, y + padded_width, 0.0f);
   }
   for (int64_t i = count; i < padded_count; ++i) std::fill(to.row(i), to.row(i) + padded_width, 0.0f);
+}
+
+/// The rows as a tile that is only read: where they lie if they are f32 and need no padding, else packed in
+/// `scratch`.
+template <class T>
+Tile as_tile(HeadRows<const T> from, int64_t count, int64_t padded_count, int64_t padded_width,
+             Tile scratch) {
+  if constexpr (std::is_same_v<T, float>)
+    if (count == padded_count && from.width == padded_width)
+      return {const_cast<float*>(from.data), from.stride};
+  pack_rows(from, count, padded_count, padded_width, scratch);
+  return scratch;
+}
+
+/// Asks for rows [begin, end) ahead of their use: a head's rows lie apart, which hardware does not foresee.
+template <class T>
+void prefetch_rows(HeadRows<const T> rows, int64_t begin, int64_t end) {
+  constexpr int64_t kCacheLine = 64 / sizeof(T);
+  for (int64_t i = begin; i < end; ++i)
+    for (int64_t d = 0; d < rows.width; d += kCacheLine) __builtin_prefetch(rows.row(i) + d, 0, 2);
 }
 
 /// to[i] = factor * from[i] for `count` rows.
@@ -75,11 +93,11 @@ inline void fill_zero(Tile t, int64_t rows, int64_t columns) {
   for (int64_t i = 0; i < rows; ++i) std::fill(t.row(i), t.row(i) + columns, 0.0f);
 }
 
-/// to = from^T. Both sizes are multiples of kLanes.
-inline void transpose(Tile from, int64_t rows, int64_t columns, Tile to) {
+/// to = factor * from^T. Both sizes are multiples of kLanes.
+inline void transpose(Tile from, int64_t rows, int64_t columns, float factor, Tile to) {
   for (int64_t i = 0; i < rows; i += kLanes)
     for (int64_t j = 0; j < columns; j += kLanes)
-      transpose_block(from.row(i) + j, from.stride, to.row(j) + i, to.stride);
+      transpose_block(from.row(i) + j, from.stride, factor, to.row(j) + i, to.stride);
 }
 
 enum class Left : bool { plain, transposed };

@@ -30,7 +30,10 @@ template <class T>
 void backward(const T* x, const T* dy, T* dx, int64_t begin, int64_t end) {
 #pragma omp simd
   for (int64_t i = begin; i < end; ++i) {
-    const float v = static_cast<float>(x[i]);
+    // Beyond 10 the slope is 0 or 1 to the last bit; the clamp keeps v^3 from overflowing.
+    const float value = static_cast<float>(x[i]);
+    const float below = value > 10.0f ? 10.0f : value;
+    const float v = below < -10.0f ? -10.0f : below;
     const float e = exp_minus_2u(v);
     const float s = 1.0f / (1.0f + e);  // y = x s, ds/dx = s (1 - s) 2 du/dx, and 1 - s = e s
     const float slope = s + v * s * (e * s) * kTwoRootTwoOverPi * (1.0f + 3.0f * kCubic * v * v);

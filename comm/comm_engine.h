@@ -1,0 +1,106 @@
+// CommEngine: runs the operations of all of one rank's groups. Its own thread does so while the caller
+// computes; a caller that waits takes over, so that a blocking call costs no switch of threads. Whoever runs
+// them ("drives") owns the queues, the transport and the monitor, so the transport sees one thread at a time.
+//
+// The first thing that goes wrong ends everything: the operation's error, a time-out, a peer that says it
+// failed. All operations, also those to come, then throw CommError, and the peers are told.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "comm/monitor.h"
+#include "comm/operation.h"
+
+namespace trireme::comm {
+
+/// Thrown by operations that were given up because of something that went wrong elsewhere.
+class GivenUp : public CommError {
+ public:
+  using CommError::CommError;
+};
+
+class CommEngine {
+ public:
+  explicit CommEngine(std::unique_ptr<Transport> transport);
+  /// Operations that are not done are given up, without telling anybody. See close().
+  ~CommEngine();
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  Transport& transport() { return *transport_; }  // for the driver
+
+  void submit(std::shared_ptr<Operation> operation);
+  void drive_until_done(const Operation& operation);
+
+  /// This rank can't go on: its operations are given up, and the peers' throw "rank R failed: reason".
+  /// Returns when they were told, or after a second. Nothing when something failed before.
+  void fail(const std::string& reason);
+  /// Before an abort: waits until all ranks are about to end, so that each has reported its error; at most
+  /// `patience`.
+  void leave(std::chrono::milliseconds patience);
+  /// Before a clean end: beats stop. All ranks must meet once more after it (a barrier) before the engine
+  /// goes.
+  void stop_beats();
+  /// All operations are done, and the peers' too: the destructor may free everything.
+  void close() { closed_ = true; }
+
+  /// Groups are numbered alike on their ranks: all agree on the first number that is free on each of them.
+  uint32_t first_free_group() const { return first_free_group_; }
+  void set_first_free_group(uint32_t id);
+
+ private:
+  using Lock = std::unique_lock<std::mutex>;
+  template <class Over>
+  void drive(Lock& lock, Over over);
+  template <class Over>
+  void drive_or_wait(Over over, Clock::time_point deadline = Clock::time_point::max());
+  void run_thread();
+  bool has_work() const { return !inbox_.empty() || num_queued_ > 0 || !all_told_; }
+  void take_inbox();
+
+  // The driver's.
+  bool progress();
+  void poll_monitor(Clock::time_point now);
+  bool advance(Operation& operation, Clock::time_point now);
+  void finish(const std::shared_ptr<Operation>& operation, std::exception_ptr error);
+  enum class Origin { here, elsewhere };
+  void fail_all(const std::string& reason, Origin origin, const Operation* culprit = nullptr);
+  std::string timeout_text(const Operation& operation, Clock::time_point now) const;
+  std::exception_ptr given_up(const Operation& operation, const std::string& reason) const;
+
+  std::unique_ptr<Transport> transport_;
+  const int rank_;
+  const int size_;
+  uint32_t first_free_group_ = 2;  // 0 is the monitor's, 1 the world
+
+  std::mutex mutex_;  // guards from here ...
+  std::condition_variable changed_;
+  std::deque<std::shared_ptr<Operation>> inbox_;
+  size_t num_queued_ = 0;
+  bool driving_ = false;
+  bool stopping_ = false;
+  std::optional<std::string> failure_;          // why everything was given up
+  std::optional<std::string> failure_to_tell_;  // of this rank, which the driver has not seen yet
+  bool leave_wanted_ = false;
+  bool quiet_wanted_ = false;
+  bool all_told_ = true;      // every peer knows of this rank's failure or leaving
+  bool all_leaving_ = false;  // ... to here
+
+  std::map<QueueKey, std::deque<std::shared_ptr<Operation>>> queues_;  // the driver's, from here ...
+  std::unique_ptr<Monitor> monitor_;
+  Activity activity_;
+  Clock::time_point next_poll_;
+  Clock::time_point last_moved_;  // ... to here
+
+  bool closed_ = false;
+  std::thread thread_;
+};
+
+}  // namespace trireme::comm

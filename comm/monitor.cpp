@@ -1,0 +1,142 @@
+#include "comm/monitor.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace trireme::comm {
+namespace {
+
+constexpr auto kBeatPeriod = std::chrono::milliseconds(500);
+constexpr auto kSilence = 4 * kBeatPeriod;  // a rank that was not heard for longer is called silent
+constexpr uint32_t kMonitorTag = 0;         // group 0 is the monitor's
+
+template <size_t N>
+void set_text(char (&to)[N], const std::string& from) {
+  const size_t length = std::min(from.size(), N - 1);
+  std::memcpy(to, from.data(), length);
+  to[length] = '\0';
+}
+
+}  // namespace
+
+enum class NoticeKind : uint8_t { beat, failed, leaving };
+
+struct Monitor::Notice {
+  NoticeKind kind;
+  int64_t finished_ms_ago;
+  char finished[96];
+  char running[96];
+  char reason[1200];
+};
+
+struct Monitor::Peer {
+  int rank = 0;
+  Notice incoming{}, outgoing{}, last{};  // before the requests on them
+  std::unique_ptr<Request> incoming_request, outgoing_request;
+  Clock::time_point heard_at = Clock::now();
+  bool heard = false, leaving = false;
+  bool owes_beat = false, owes_failure = false, owes_leaving = false;  // what this rank still has to send
+};
+
+Monitor::Monitor(Transport& transport) : transport_(transport), next_beat_(Clock::now()) {
+  for (int rank = 0; rank < transport.size(); ++rank) {
+    if (rank == transport.rank()) continue;
+    auto peer = std::make_unique<Peer>();
+    peer->rank = rank;
+    peer->incoming_request =
+        transport.recv(rank, kMonitorTag, std::as_writable_bytes(std::span(&peer->incoming, 1)));
+    peers_.push_back(std::move(peer));
+  }
+}
+
+Monitor::~Monitor() = default;
+
+std::optional<std::string> Monitor::poll(Clock::time_point now, const Activity& mine) {
+  if (beats_ && now >= next_beat_) {
+    next_beat_ = now + kBeatPeriod;
+    for (auto& peer : peers_) peer->owes_beat = true;
+  }
+  for (auto& peer : peers_) {
+    receive(*peer, now);
+    send(*peer, now, mine);
+  }
+  return std::exchange(failure_, std::nullopt);
+}
+
+void Monitor::receive(Peer& peer, Clock::time_point now) {
+  while (peer.incoming_request->done()) {
+    peer.last = peer.incoming;
+    peer.heard = true;
+    peer.heard_at = now;
+    if (peer.last.kind == NoticeKind::leaving) peer.leaving = true;
+    if (peer.last.kind == NoticeKind::failed && !failure_)
+      failure_ = fmt::format("rank {} failed: {}", peer.rank, peer.last.reason);
+    peer.incoming_request =
+        transport_.recv(peer.rank, kMonitorTag, std::as_writable_bytes(std::span(&peer.incoming, 1)));
+  }
+}
+
+void Monitor::send(Peer& peer, Clock::time_point now, const Activity& mine) {
+  if (peer.outgoing_request && !peer.outgoing_request->done()) return;  // it is not listening: don't pile up
+  peer.outgoing_request.reset();
+  Notice& notice = peer.outgoing;
+  if (std::exchange(peer.owes_failure, false)) {
+    notice.kind = NoticeKind::failed;
+    set_text(notice.reason, reason_);
+  } else if (std::exchange(peer.owes_leaving, false)) {
+    notice.kind = NoticeKind::leaving;
+  } else if (std::exchange(peer.owes_beat, false)) {
+    notice.kind = NoticeKind::beat;
+  } else {
+    return;
+  }
+  notice.finished_ms_ago =
+      std::chrono::duration_cast<std::chrono::milliseconds>(now - mine.finished_at).count();
+  set_text(notice.finished, mine.finished);
+  set_text(notice.running, mine.running);
+  peer.outgoing_request = transport_.send(peer.rank, kMonitorTag, std::as_bytes(std::span(&notice, 1)));
+}
+
+void Monitor::tell_failure(const std::string& reason) {
+  reason_ = reason;
+  for (auto& peer : peers_) peer->owes_failure = true;
+}
+
+void Monitor::tell_leaving() {
+  for (auto& peer : peers_) peer->owes_leaving = true;
+}
+
+bool Monitor::all_told() const {
+  return std::ranges::all_of(peers_, [](const auto& peer) {
+    const bool under_way = peer->outgoing_request && peer->outgoing.kind != NoticeKind::beat;
+    return !peer->owes_failure && !peer->owes_leaving && (!under_way || peer->outgoing_request->done());
+  });
+}
+
+bool Monitor::all_leaving() const {
+  return std::ranges::all_of(peers_, [](const auto& peer) { return peer->leaving; });
+}
+
+std::string Monitor::describe(int rank, Clock::time_point now) const {
+  const auto found = std::ranges::find_if(peers_, [&](const auto& peer) { return peer->rank == rank; });
+  TRIREME_ASSERT(found != peers_.end(), fmt::format("rank {} is no peer", rank));
+  const Peer& peer = **found;
+  const auto silence = now - peer.heard_at;
+  if (!peer.heard)
+    return fmt::format("rank {} has not been heard of for {} since the start", rank, seconds_text(silence));
+  const auto finished_ago = std::chrono::milliseconds(peer.last.finished_ms_ago) + silence;
+  std::string text =
+      fmt::format("rank {} last finished {} {} ago", rank, peer.last.finished, seconds_text(finished_ago));
+  if (peer.last.running[0] != '\0') text += fmt::format(", was then in {},", peer.last.running);
+  return text + (silence > kSilence ? fmt::format(" and has been silent for {}", seconds_text(silence))
+                                    : " and is alive");
+}
+
+std::string seconds_text(std::chrono::nanoseconds duration) {
+  return fmt::format("{:.6g} s", std::round(std::chrono::duration<double>(duration).count() * 10) / 10);
+}
+
+}  // namespace trireme::comm

@@ -1,0 +1,43 @@
+// Work: the handle of an operation that was sent off, to wait for.
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include "core/backend.h"
+
+namespace trireme {
+
+/// Cheap to copy. A default-constructed Work is done. Dropping a Work does not cancel the operation, which
+/// keeps the tensors it works on alive.
+class [[nodiscard]] Work {
+ public:
+  /// What an implementation of Group hands out.
+  class State {
+   public:
+    virtual ~State() = default;
+    virtual bool done() const = 0;
+    virtual void wait() = 0;
+    virtual void wait(Stream&) { wait(); }
+  };
+
+  Work() = default;
+  explicit Work(std::shared_ptr<State> state) : state_(std::move(state)) {}
+
+  /// Blocks until the operation is done. Throws CommError when it failed, timed out or was given up because
+  /// another one failed; every call does so again.
+  void wait() const {
+    if (state_) state_->wait();
+  }
+  /// Work queued on `stream` from here on sees the result. For host memory the same as wait().
+  void wait(Stream& stream) const {
+    if (state_) state_->wait(stream);
+  }
+  /// True when wait() would not block: done, or failed.
+  bool done() const { return !state_ || state_->done(); }
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace trireme

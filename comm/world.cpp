@@ -1,0 +1,24 @@
+#include "comm/world.h"
+
+#include "comm/mpi/mpi_world.h"
+#include "comm/solo_group.h"
+
+namespace trireme {
+
+void run_world(const GroupOptions& options, const std::function<void(Group& world)>& body) {
+  if (!MpiWorld::launched()) {
+    SoloGroup solo("world", options);
+    body(solo);
+    return;
+  }
+  MpiWorld mpi(options);
+  try {
+    body(mpi.world());
+    mpi.finalize();
+  } catch (const std::exception& e) {
+    mpi.fail(e.what());
+    throw;
+  }
+}
+
+}  // namespace trireme

@@ -1,0 +1,15 @@
+// The ranks of this job, however it was started.
+#pragma once
+
+#include <functional>
+
+#include "comm/group.h"
+
+namespace trireme {
+
+/// Runs `body` on all ranks when mpirun or srun started this process as one of them, else on a group of one.
+/// When `body` throws, the other ranks are told why before the exception goes on: their operations throw a
+/// CommError that names this rank, and the launcher ends what is left when this process exits.
+void run_world(const GroupOptions& options, const std::function<void(Group& world)>& body);
+
+}  // namespace trireme

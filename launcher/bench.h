@@ -1,0 +1,37 @@
+// Measurements of this machine: how long kernels and collectives take, and what that is in GFLOP/s and GB/s.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/group.h"
+#include "core/context.h"
+
+namespace trireme {
+
+struct BenchResult {
+  std::string name;      // "linear forward"
+  std::string size;      // "1024 x 768 -> 2304"
+  double seconds = 0.0;  // the fastest of several runs
+  double flop = 0.0;     // of one run; 0: not what it is about
+  double bytes = 0.0;    // read and written by one run (kernels), or of the tensor (collectives); 0: likewise
+
+  double gflop_per_s() const { return flop / seconds * 1e-9; }
+  double gb_per_s() const { return bytes / seconds * 1e-9; }
+};
+
+/// The fastest run of `body`, after one to warm up, of as many as fit into `budget_s` (at least three).
+double fastest_seconds(Context& ctx, double budget_s, const std::function<void()>& body);
+
+/// Every kernel of a GPT, in the shapes of a small and a larger one (`quick`: in small ones, and briefly).
+std::vector<BenchResult> bench_kernels(Context& ctx, DType dtype, bool quick);
+
+/// Every collective in several sizes. All ranks of the group call it; the times are this rank's.
+std::vector<BenchResult> bench_collectives(Context& ctx, Group& group, bool quick);
+
+/// Aligned columns with a heading.
+std::string to_table(std::span<const BenchResult> results);
+
+}  // namespace trireme

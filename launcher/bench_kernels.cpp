@@ -1,0 +1,176 @@
+// The kernels of a GPT, each on its own, in the shapes that training calls them with.
+#include <fmt/format.h>
+
+#include <array>
+#include <random>
+
+#include "core/ops/attention.h"
+#include "core/ops/classifier.h"
+#include "core/ops/elementwise.h"
+#include "core/ops/gelu.h"
+#include "core/ops/layer_norm.h"
+#include "core/ops/linear.h"
+#include "launcher/bench.h"
+#include "optim/kernels.h"
+
+namespace trireme {
+namespace {
+
+/// The sizes of one model and micro-batch. N = samples * tokens rows, C = width.
+struct Sizes {
+  int64_t samples, tokens, heads, width, vocab;
+  int64_t rows() const { return samples * tokens; }
+};
+constexpr Sizes kQuick{2, 64, 2, 128, 512};
+constexpr Sizes kSmall{8, 256, 6, 384, 512};    // the `char` preset
+constexpr Sizes kGpt2{2, 256, 12, 768, 50304};  // gpt2-124m
+
+class KernelBench {
+ public:
+  KernelBench(Context& ctx, DType dtype, double budget_s) : ctx_(ctx), dtype_(dtype), budget_s_(budget_s) {}
+
+  void run(const Sizes& s) {
+    const int64_t c = s.width;
+    for (const auto& [in, out] : {std::pair{c, 3 * c}, {c, c}, {c, 4 * c}, {4 * c, c}})
+      linear(s.rows(), in, out);
+    attention(s);
+    layer_norm(s.rows(), c);
+    gelu(s.rows(), 4 * c);
+    classifier(s);
+    adamw(12 * c * c);  // the parameters of one block
+    copy(size_t{4} * static_cast<size_t>(s.rows() * c));
+  }
+
+  std::vector<BenchResult> take_results() { return std::move(results_); }
+
+ private:
+  /// Numbers about as large as a model's; zeros would be faster than what is measured.
+  Tensor random(const Shape& shape, DType dtype) {
+    std::vector<float> values(static_cast<size_t>(shape.numel()));
+    std::uniform_real_distribution<float> uniform(-0.5f, 0.5f);
+    for (float& v : values) v = uniform(random_);
+    const Tensor f32 = ctx_.from_host<float>(values, shape, MemoryClass::workspace);
+    return cast(ctx_, f32, dtype);
+  }
+  Tensor random(const Shape& shape) { return random(shape, dtype_); }
+  Tensor empty(const Shape& shape, DType dtype) { return ctx_.empty(shape, dtype, MemoryClass::workspace); }
+  Tensor empty(const Shape& shape) { return empty(shape, dtype_); }
+  double element_bytes() const { return static_cast<double>(size_of(dtype_)); }
+
+  void add(std::string name, std::string size, double flop, double bytes, const std::function<void()>& body) {
+    results_.push_back(
+        {std::move(name), std::move(size), fastest_seconds(ctx_, budget_s_, body), flop, bytes});
+  }
+
+  void linear(int64_t rows, int64_t in, int64_t out) {
+    const Tensor x = random({rows, in}), w = random({out, in}), b = random({out}), dy = random({rows, out});
+    Tensor y = empty({rows, out}), dx = empty({rows, in}), dw = empty({out, in}, DType::f32);
+    const std::string size = fmt::format("{} x {} -> {}", rows, in, out);
+    const double flop = 2.0 * static_cast<double>(rows * in * out);
+    add("linear forward", size, flop, 0, [&] { ctx_.kernel<LinearForward>()(ctx_, x, w, b, y); });
+    add("linear dx", size, flop, 0, [&] { ctx_.kernel<LinearBackwardInput>()(ctx_, dy, w, dx); });
+    add("linear dw", size, flop, 0, [&] { ctx_.kernel<LinearBackwardWeight>()(ctx_, x, dy, true, dw); });
+  }
+
+  void attention(const Sizes& s) {
+    const AttentionShape shape{s.samples, s.tokens, s.heads, s.heads, s.width / s.heads, true};
+    const Tensor qkv = random({s.rows(), shape.qkv_width()}), dout = random({s.rows(), s.width});
+    Tensor out = empty({s.rows(), s.width}), lse = empty({s.samples, s.heads, s.tokens}, DType::f32);
+    Tensor d_qkv = empty(qkv.shape());
+    const std::string size =
+        fmt::format("{} x {} tokens, {} x {}", s.samples, s.tokens, s.heads, shape.head_dim);
+    // Two products of T x T x D a head, of which the causal mask leaves half; five in backward.
+    const double product = static_cast<double>(s.samples * s.tokens * s.tokens * s.width);
+    add("attention forward", size, 2 * product, 0,
+        [&] { ctx_.kernel<AttentionForwardKernel>()(ctx_, qkv, shape, out, lse); });
+    add("attention backward", size, 5 * product, 0,
+        [&] { ctx_.kernel<AttentionBackwardKernel>()(ctx_, qkv, out, lse, dout, shape, d_qkv); });
+  }
+
+  void layer_norm(int64_t rows, int64_t width) {
+    const Tensor x = random({rows, width}), delta = random({rows, width}), w = random({width}),
+                 b = random({width});
+    Tensor residual = empty({rows, width}), y = empty({rows, width}), dx = empty({rows, width});
+    Tensor mean = empty({rows}, DType::f32), rstd = empty({rows}, DType::f32),
+           dwb = empty({2, width}, DType::f32);
+    const std::string size = fmt::format("{} x {}", rows, width);
+    const double bytes = element_bytes() * static_cast<double>(rows * width);
+    add("add + layer_norm forward", size, 0, 4 * bytes,
+        [&] { ctx_.kernel<LayerNormForward>()(ctx_, x, delta, w, b, 1e-5f, residual, y, mean, rstd); });
+    add("add + layer_norm backward", size, 0, 4 * bytes,
+        [&] { ctx_.kernel<LayerNormBackward>()(ctx_, residual, w, mean, rstd, delta, y, dx, dwb); });
+  }
+
+  void gelu(int64_t rows, int64_t width) {
+    const Tensor x = random({rows, width}), dy = random({rows, width});
+    Tensor y = empty({rows, width});
+    const std::string size = fmt::format("{} x {}", rows, width);
+    const double bytes = element_bytes() * static_cast<double>(rows * width);
+    add("gelu forward", size, 0, 2 * bytes, [&] { ctx_.kernel<GeluForward>()(ctx_, x, y); });
+    add("gelu backward", size, 0, 3 * bytes, [&] { ctx_.kernel<GeluBackward>()(ctx_, x, dy, y); });
+  }
+
+  void classifier(const Sizes& s) {
+    std::vector<int32_t> targets(static_cast<size_t>(s.rows()));
+    for (int32_t& target : targets) target = static_cast<int32_t>(random_() % static_cast<uint64_t>(s.vocab));
+    ClassifierArgs args;
+    args.h = random({s.rows(), s.width});
+    args.w = random({s.vocab, s.width});
+    args.targets = ctx_.from_host<int32_t>(targets, {s.rows()});
+    args.vocab = s.vocab;
+    args.accumulate_weight = true;
+    args.loss = empty({1}, DType::f32);
+    args.dh = empty({s.rows(), s.width});
+    args.dw = empty({s.vocab, s.width}, DType::f32);
+    add("classifier, with gradients", fmt::format("{} x {} -> {}", s.rows(), s.width, s.vocab),
+        6.0 * static_cast<double>(s.rows() * s.width * s.vocab), 0,
+        [&] { ctx_.kernel<ClassifierForward>()(ctx_, args); });
+  }
+
+  void adamw(int64_t elements) {
+    FlatUpdate update;
+    update.weights = random({elements}, DType::f32);
+    update.grad = random({elements}, DType::f32);
+    const std::array<int64_t, 3> run{0, elements, 1};
+    update.runs = ctx_.from_host<int64_t>(run, {1, 3});
+    update.weight_decay = 0.1;
+    const Tensor control = make_control(ctx_, {.lr = 1e-4f});
+    Tensor applied_steps = ctx_.zeros({1}, DType::i64);
+    ctx_.kernel<CountStepKernel>()(ctx_, control, applied_steps);
+    Tensor exp_avg = ctx_.zeros({elements}, DType::f32, MemoryClass::workspace);
+    Tensor exp_avg_sq = ctx_.zeros({elements}, DType::f32, MemoryClass::workspace);
+    const AdamwSettings settings{0.9, 0.95, 1e-8};
+    add("adamw", fmt::format("{} elements", elements), 0, 7.0 * 4.0 * static_cast<double>(elements), [&] {
+      ctx_.kernel<AdamwKernel>()(ctx_, settings, update, control, applied_steps, exp_avg, exp_avg_sq);
+    });
+  }
+
+  void copy(size_t bytes) {
+    const Shape shape{static_cast<int64_t>(bytes / 4)};
+    const Tensor from = random(shape, DType::f32), to = empty(shape, DType::f32);
+    add("copy", fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 0x1p20), 0,
+        2.0 * static_cast<double>(bytes),
+        [&] { ctx_.backend->copy(to.raw(), from.raw(), bytes, *ctx_.stream); });
+  }
+
+  Context& ctx_;
+  DType dtype_;
+  double budget_s_;
+  std::mt19937_64 random_{1};
+  std::vector<BenchResult> results_;
+};
+
+}  // namespace
+
+std::vector<BenchResult> bench_kernels(Context& ctx, DType dtype, bool quick) {
+  KernelBench bench(ctx, dtype, quick ? 0.002 : 0.2);
+  if (quick) {
+    bench.run(kQuick);
+  } else {
+    bench.run(kSmall);
+    bench.run(kGpt2);
+  }
+  return bench.take_results();
+}
+
+}  // namespace trireme

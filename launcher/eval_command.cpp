@@ -1,0 +1,75 @@
+// `trireme eval`: the loss of a checkpoint's model on data.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "comm/solo_group.h"
+#include "launcher/commands.h"
+#include "launcher/data_info.h"
+#include "launcher/evaluator.h"
+#include "launcher/loaded_model.h"
+
+namespace trireme {
+namespace {
+
+struct EvalOptions {
+  std::string checkpoint;
+  std::string data;
+  int64_t batches = 0;
+  int64_t micro = 8;
+  int64_t sequence = 0;
+  int threads = 0;
+  bool json = false;
+};
+
+void print_text(const Evaluation& e) {
+  fmt::print("loss           {:.6f} nats a token\nperplexity     {:.4f}\n", e.loss, e.perplexity());
+  if (const auto bits = e.bits_per_byte())
+    fmt::print("bits per byte  {:.4f}\n", *bits);
+  else
+    fmt::print("bits per byte  unknown: no tokenizer lies beside the data\n");
+  fmt::print("tokens         {}\n", e.tokens);
+}
+
+void print_json(const std::filesystem::path& checkpoint, const Evaluation& e) {
+  nlohmann::json json{{"checkpoint", checkpoint.string()}, {"loss", e.loss}, {"perplexity", e.perplexity()}, {"tokens", e.tokens}};
+  json["bits_per_byte"] = e.bits_per_byte() ? nlohmann::json(*e.bits_per_byte()) : nlohmann::json();
+  fmt::print("{}\n", json.dump());
+}
+
+void eval(const EvalOptions& options) {
+  LoadedModel loaded = load_model(options.checkpoint, options.threads);
+  const ModelConfig& model = loaded.model->config();
+  const int64_t sequence = options.sequence > 0 ? options.sequence : model.context;
+  if (sequence > model.context)
+    throw ConfigError(fmt::format("--sequence {} is longer than the model's context of {}", sequence, model.context));
+  const DataSource source{options.data, 1.0};
+  const BatchGeometry geometry{options.micro, options.micro, sequence, model.true_vocab, 0, 1};
+  Evaluator evaluator(open_datasets(std::span(&source, 1)), geometry, options.batches,
+                      read_glob_info(options.data).token_bytes);
+  SoloGroup group;
+  const Evaluation result = evaluator.run(loaded.context(), *loaded.model, group);
+  options.json ? print_json(loaded.checkpoint, result) : print_text(result);
+}
+
+}  // namespace
+
+void add_eval_command(CLI::App& app) {
+  auto options = std::make_shared<EvalOptions>();
+  CLI::App* command = app.add_subcommand("eval", "Measures a checkpoint on data: loss, perplexity, bits per byte");
+  command->add_option("CHECKPOINT", options->checkpoint, "A checkpoint, a folder of them, or a run's folder")->required();
+  command->add_option("--data", options->data, "Token files, a glob")->required();
+  command->add_option("--batches", options->batches, "How many batches at most; 0: all of the data")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--micro", options->micro, "Samples of a batch")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--sequence", options->sequence, "Tokens of a sample; 0: the model's context")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--threads", options->threads, "Threads to compute with; 0: all cores")->check(CLI::NonNegativeNumber);
+  command->add_flag("--json", options->json, "Prints one JSON object");
+  command->footer("Example:\n  trireme eval runs/char --data 'data/kjv/valid*.bin' --json");
+  command->callback([options] { eval(*options); });
+}
+
+}  // namespace trireme

@@ -1,0 +1,48 @@
+#include "launcher/evaluator.h"
+
+#include <array>
+#include <cmath>
+#include <numbers>
+
+namespace trireme {
+
+double Evaluation::perplexity() const { return std::exp(loss); }
+
+std::optional<double> Evaluation::bits_per_byte() const {
+  if (!bytes || *bytes == 0) return std::nullopt;
+  return loss * static_cast<double>(tokens) / static_cast<double>(*bytes) / std::numbers::ln2;
+}
+
+Evaluator::Evaluator(std::vector<WeightedDataset> sources, const BatchGeometry& geometry, int64_t max_batches,
+                     std::vector<int32_t> token_bytes)
+    : loader_(std::move(sources), geometry, max_batches), token_bytes_(std::move(token_bytes)) {}
+
+Evaluation Evaluator::run(Context ctx, Model& model, Group& group) {
+  ctx.tape = nullptr;
+  ctx.hooks = nullptr;
+  ctx.training = false;
+  std::array<double, 3> sums{};  // loss, tokens, bytes
+  loader_.rewind();
+  while (std::optional<Batch> batch = loader_.next()) {
+    const Shape shape{batch->num_samples, batch->sequence};
+    const MicroBatch micro{ctx.from_host<int32_t>(batch->tokens, shape), ctx.from_host<int32_t>(batch->targets, shape), 1.0f};
+    const Tensor loss = model.loss(ctx, micro);
+    float value = 0.0f;
+    ctx.backend->copy(&value, loss.raw(), sizeof value, *ctx.stream);
+    ctx.stream->synchronize();
+    sums[0] += value;
+    sums[1] += static_cast<double>(batch->num_targets);
+    if (!token_bytes_.empty())
+      for (int32_t t : batch->targets)
+        if (t >= 0) sums[2] += token_bytes_[static_cast<size_t>(t)];
+  }
+  const auto host = std::make_shared<Storage>(nullptr, sums.data(), sizeof sums);
+  group.all_reduce(Tensor(host, 0, {static_cast<int64_t>(sums.size())}, DType::f64, Device{}), ReduceOp::sum, "evaluation").wait();
+  Evaluation result;
+  result.tokens = static_cast<int64_t>(sums[1]);
+  result.loss = sums[0] / std::max(1.0, sums[1]);
+  if (!token_bytes_.empty()) result.bytes = static_cast<int64_t>(sums[2]);
+  return result;
+}
+
+}  // namespace trireme

@@ -1,0 +1,67 @@
+// `trireme generate`: continues a text with a checkpoint's model.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "core/data/tokenizer.h"
+#include "launcher/commands.h"
+#include "launcher/loaded_model.h"
+#include "launcher/sampling.h"
+
+namespace trireme {
+namespace {
+
+struct GenerateOptions {
+  std::string checkpoint;
+  std::string prompt = "\n";
+  std::string tokenizer;
+  int threads = 0;
+  SamplingConfig sampling;
+};
+
+void generate_text(GenerateOptions options) {
+  check_sampling(options.sampling);
+  LoadedModel loaded = load_model(options.checkpoint, options.threads);
+  if (options.tokenizer.empty()) options.tokenizer = tokenizer_of(loaded.checkpoint);
+  if (options.tokenizer.empty())
+    throw ConfigError(loaded.checkpoint.string() +
+                      ": the checkpoint does not tell its tokenizer; give one with --tokenizer (bytes, or a .model file)");
+  const auto tokenizer = make_tokenizer(options.tokenizer);
+  if (tokenizer->vocab_size() > loaded.model->config().vocab)
+    throw ConfigError(fmt::format("--tokenizer {}: has {} tokens, the model knows {}; give the one it was trained with",
+                                  options.tokenizer, tokenizer->vocab_size(), loaded.model->config().vocab));
+  options.sampling.stop = tokenizer->end_of_text();
+  Context ctx = loaded.context();
+  // Bytes of one token may be part of a character: they are written as they come.
+  const auto print = [&](int32_t token) {
+    const std::string text = tokenizer->decode(std::span(&token, 1));
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  };
+  std::fwrite(options.prompt.data(), 1, options.prompt.size(), stdout);
+  generate(ctx, *loaded.model, tokenizer->encode(options.prompt), options.sampling, print);
+  std::fputc('\n', stdout);
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app) {
+  auto options = std::make_shared<GenerateOptions>();
+  SamplingConfig& s = options->sampling;
+  CLI::App* command = app.add_subcommand("generate", "Continues a text with a trained model");
+  command->add_option("CHECKPOINT", options->checkpoint, "A checkpoint, a folder of them, or a run's folder")->required();
+  command->add_option("--prompt", options->prompt, "The text to continue");
+  command->add_option("--tokens", s.tokens, "Tokens to make at most")->capture_default_str();
+  command->add_option("--temperature", s.temperature, "Below 1 bolder, above 1 wilder; 0: always the likeliest")
+      ->capture_default_str();
+  command->add_option("--top-k", s.top_k, "Draw from the k likeliest tokens; 0: all")->capture_default_str();
+  command->add_option("--top-p", s.top_p, "Draw from the likeliest tokens of this total probability")->capture_default_str();
+  command->add_option("--seed", s.seed, "The same seed gives the same text")->capture_default_str();
+  command->add_option("--tokenizer", options->tokenizer, "bytes, or a sentencepiece .model; by default the checkpoint's");
+  command->add_option("--threads", options->threads, "Threads to compute with; 0: all cores")->check(CLI::NonNegativeNumber);
+  command->footer("Example:\n  trireme generate runs/char --prompt 'In the beginning' --temperature 0.8 --top-k 50 --seed 1");
+  command->callback([options] { generate_text(*options); });
+}
+
+}  // namespace trireme

@@ -1,0 +1,79 @@
+#include "launcher/peak.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/ops/linear.h"
+#include "launcher/bench.h"
+#include "launcher/machine.h"
+
+namespace trireme {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr double kMeasureSeconds = 0.1;
+constexpr int64_t kWidth = 1024;  // of both matrices: large enough to reach the peak, and in every cache
+constexpr int64_t kRowsPerThread = 256;
+
+std::string cache_key(const Context& ctx, DType dtype) {
+  return fmt::format("{}, {} on {} threads, {}", cpu_model(), to_string(ctx.backend->device()),
+                     ctx.backend->num_threads(), name_of(dtype));
+}
+
+Json read_cache(const std::filesystem::path& file) {
+  std::ifstream in(file);
+  Json cache = in ? Json::parse(in, nullptr, false) : Json::object();
+  return cache.is_object() ? cache : Json::object();
+}
+
+/// Written whole under another name and then renamed: ranks and runs do this at the same time.
+void write_cache(const std::filesystem::path& file, const Json& cache) {
+  std::error_code ignored;
+  std::filesystem::create_directories(file.parent_path(), ignored);
+  std::filesystem::path written = file;
+  written += fmt::format(".{}", getpid());
+  std::ofstream out(written);
+  out << cache.dump(2) << '\n';
+  out.close();
+  if (out) std::filesystem::rename(written, file, ignored);
+  std::filesystem::remove(written, ignored);
+}
+
+}  // namespace
+
+std::filesystem::path default_peak_cache() {
+  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache)
+    return std::filesystem::path(cache) / "trireme/peak.json";
+  const char* home = std::getenv("HOME");
+  return home && *home ? std::filesystem::path(home) / ".cache/trireme/peak.json" : std::filesystem::path();
+}
+
+double measure_peak_flops(Context& ctx, DType dtype) {
+  const int64_t rows = std::max(kWidth, kRowsPerThread * ctx.backend->num_threads());
+  const Tensor x = ctx.zeros({rows, kWidth}, dtype, MemoryClass::workspace);
+  const Tensor w = ctx.zeros({kWidth, kWidth}, dtype, MemoryClass::workspace);
+  Tensor y = ctx.empty({rows, kWidth}, dtype, MemoryClass::workspace);
+  const double seconds =
+      fastest_seconds(ctx, kMeasureSeconds, [&] { ctx.kernel<LinearForward>()(ctx, x, w, Tensor(), y); });
+  return 2.0 * static_cast<double>(rows * kWidth * kWidth) / seconds;
+}
+
+double peak_flops(Context& ctx, DType dtype, const std::filesystem::path& cache_file) {
+  const std::string key = cache_key(ctx, dtype);
+  Json cache = cache_file.empty() ? Json::object() : read_cache(cache_file);
+  if (const auto found = cache.find(key);
+      found != cache.end() && found->is_number() && found->get<double>() > 0)
+    return found->get<double>();
+  const double flops = measure_peak_flops(ctx, dtype);
+  cache[key] = flops;
+  if (!cache_file.empty()) write_cache(cache_file, cache);
+  return flops;
+}
+
+}  // namespace trireme

@@ -1,0 +1,21 @@
+// The most floating-point operations a second that one rank of this machine reaches in a matrix product: what
+// the progress line compares a training run with.
+#pragma once
+
+#include <filesystem>
+
+#include "core/context.h"
+
+namespace trireme {
+
+/// ~/.cache/trireme/peak.json (or below XDG_CACHE_HOME); "" where there is no home.
+std::filesystem::path default_peak_cache();
+
+/// Measures for about a tenth of a second with the context's threads, elements of `dtype`.
+double measure_peak_flops(Context& ctx, DType dtype);
+
+/// What `cache_file` holds for this CPU model, number of threads and type; else measured, and put there. A
+/// cache that can't be read or written is no error.
+double peak_flops(Context& ctx, DType dtype, const std::filesystem::path& cache_file = default_peak_cache());
+
+}  // namespace trireme

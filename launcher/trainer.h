@@ -1,0 +1,91 @@
+// Trainer: one rank's part of a training run, from the config to the last checkpoint.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "comm/group.h"
+#include "core/data/loader.h"
+#include "core/trace.h"
+#include "launcher/config.h"
+#include "launcher/evaluator.h"
+#include "launcher/run_report.h"
+#include "launcher/signals.h"
+#include "launcher/train_state.h"
+#include "models/model.h"
+#include "optim/clip.h"
+#include "optim/optimizer.h"
+#include "parallel/mesh.h"
+#include "parallel/reducer.h"
+
+namespace trireme {
+
+class Trainer {
+ public:
+  /// Collective over `world`. Reads data, builds the model, and resumes or starts as the config says. What the
+  /// config leaves open (vocabulary, sequence length) is filled in. ConfigError when something doesn't fit.
+  Trainer(Config config, Group& world);
+  ~Trainer();
+
+  /// Trains until run.steps, or until a signal asks to stop; writes metrics and checkpoints on the way.
+  void run();
+
+  /// One step: forward, backward, reduction and update. All ranks return the same numbers but for step_ms.
+  StepMetrics step();
+
+  const Model& model() const { return *model_; }
+  const TrainProgress& progress() const { return progress_; }
+  /// Writes a checkpoint of the last step. Collective.
+  void save();
+
+ private:
+  void open_data();
+  void build_model();
+  void start();  // resumes, or takes the first weights
+  std::optional<std::filesystem::path> choose_checkpoint();
+  void start_reports();
+  void keep_tokenizer();
+
+  float run_micro_batches(const Batch& batch);
+  MicroBatch to_device(Batch& batch, int64_t first, int64_t count);
+  Tensor gradient_stats(float loss);
+  void exchange_flags(float& loss);
+  void evaluate();
+  void control_trace();
+  std::filesystem::path checkpoints() const;
+
+  Config config_;
+  Group& world_;
+  std::unique_ptr<Tracer> tracer_;  // before what may add to it
+  Engine engine_;
+  Context ctx_;
+  Mesh mesh_;
+  Group& data_group_;
+  std::unique_ptr<Group> stats_group_;
+
+  std::vector<WeightedDataset> train_data_;
+  std::vector<WeightedDataset> valid_data_;
+  std::string tokenizer_;  // "bytes", or the path of a model; "" when it isn't known
+  BatchGeometry geometry_;
+  int64_t micro_batches_ = 1;
+
+  std::unique_ptr<Model> model_;
+  std::vector<Bucket> buckets_;
+  std::unique_ptr<Reducer> reducer_;
+  std::vector<Shard> shards_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<UpdateGuard> guard_;
+  std::unique_ptr<Evaluator> evaluator_;  // null without validation data
+  std::unique_ptr<Loader> loader_;
+
+  TrainProgress progress_;
+  int64_t first_step_ = 1;  // of this process
+  std::optional<SignalRequests> signals_;
+  bool trace_written_ = false;
+  bool stop_ = false;       // agreed on by all ranks
+  bool save_now_ = false;   // likewise
+  std::unique_ptr<RunReport> report_;
+};
+
+}  // namespace trireme

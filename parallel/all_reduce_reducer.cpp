@@ -1,0 +1,49 @@
+#include "parallel/all_reduce_reducer.h"
+
+#include <fmt/format.h>
+
+namespace trireme {
+
+AllReduceReducer::AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, Group& data, bool overlap)
+    : ctx_(ctx), buckets_(buckets), group_(data.duplicate("gradients")), overlap_(overlap), waiting_for_(buckets.size()) {
+  for (size_t i = 0; i < buckets.size(); ++i) {
+    shards_.push_back(make_shard(buckets[i], 0, buckets[i].numel));
+    for (const BucketEntry& entry : buckets[i].entries) bucket_of_[entry.parameter] = i;
+  }
+}
+
+void AllReduceReducer::begin_step() {
+  TRIREME_ASSERT(works_.empty(), "begin_step() before finish()");
+  next_ = 0;
+  for (size_t i = 0; i < buckets_.size(); ++i) {
+    waiting_for_[i] = buckets_[i].entries.size();
+    for (const BucketEntry& entry : buckets_[i].entries) entry.parameter->grad_written = false;
+  }
+}
+
+void AllReduceReducer::grad_ready(Parameter& parameter) {
+  --waiting_for_[bucket_of_.at(&parameter)];
+  if (overlap_) send_ready();
+}
+
+void AllReduceReducer::send_ready() {
+  while (next_ < buckets_.size() && waiting_for_[next_] == 0) send(next_++);
+}
+
+void AllReduceReducer::send(size_t index) {
+  Bucket& bucket = buckets_[index];
+  for (const BucketEntry& entry : bucket.entries) {
+    Parameter& p = *entry.parameter;
+    if (!p.begin_accumulate()) ctx_.backend->fill_zero(p.grad.raw(), p.grad.bytes(), *ctx_.stream);
+  }
+  if (group_->size() > 1)
+    works_.push_back(group_->all_reduce(bucket.grad, ReduceOp::sum, fmt::format("bucket {}", index)));
+}
+
+void AllReduceReducer::finish() {
+  while (next_ < buckets_.size()) send(next_++);
+  for (const Work& work : works_) work.wait(*ctx_.stream);
+  works_.clear();
+}
+
+}  // namespace trireme

@@ -1,0 +1,41 @@
+// AllReduceReducer: every rank holds everything; buckets of gradients are all-reduced while backward is running.
+#pragma once
+
+#include <unordered_map>
+#include <vector>
+
+#include "comm/group.h"
+#include "parallel/reducer.h"
+
+namespace trireme {
+
+/// Buckets are sent in the order planned, never in the order in which they become ready, so ranks can't diverge.
+class AllReduceReducer : public Reducer {
+ public:
+  /// `buckets` must outlive the reducer. Collective over `data`. With `overlap` false all is sent in finish().
+  AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, Group& data, bool overlap = true);
+
+  void begin_step() override;
+  void grad_ready(Parameter& parameter) override;
+  void finish() override;
+  std::span<Shard> shards() override { return shards_; }
+  void publish() override {}
+
+  size_t num_sent() const { return next_; }  // buckets sent off in this step
+
+ private:
+  void send(size_t bucket);
+  void send_ready();
+
+  Context ctx_;
+  std::span<Bucket> buckets_;
+  std::unique_ptr<Group> group_;
+  bool overlap_;
+  std::vector<Shard> shards_;
+  std::unordered_map<const Parameter*, size_t> bucket_of_;
+  std::vector<size_t> waiting_for_;  // parameters that are not ready, by bucket
+  size_t next_ = 0;                  // the first bucket that is not sent
+  std::vector<Work> works_;
+};
+
+}  // namespace trireme

@@ -1,0 +1,51 @@
+// Mesh: the ranks of a job as a grid whose axes are the kinds of parallelism. Tensor ranks are neighbours, then
+// pipeline, expert and context; data ranks lie farthest apart.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "comm/group.h"
+#include "parallel/parallel_config.h"
+
+namespace trireme {
+
+enum class Axis : uint8_t { data, context, expert, pipeline, tensor };  // slowest to fastest
+inline constexpr size_t kNumAxes = 5;
+std::string_view name_of(Axis axis);
+
+/// The arithmetic of a mesh, without any communication.
+struct MeshShape {
+  std::array<int64_t, kNumAxes> sizes{1, 1, 1, 1, 1};
+
+  int64_t size(Axis axis) const { return sizes[static_cast<size_t>(axis)]; }
+  int64_t ranks() const;
+  std::array<int64_t, kNumAxes> coords_of(int64_t rank) const;
+  int64_t rank_of(const std::array<int64_t, kNumAxes>& coords) const;
+};
+
+/// Sizes for `ranks` ranks; `data` 0 takes what the other axes leave. ConfigError, saying which numbers would
+/// work, when they don't divide, and for axes that this release does not offer (all but data).
+MeshShape plan_mesh(const ParallelConfig& config, int64_t ranks);
+
+class Mesh {
+ public:
+  /// Collective over `world`, which must outlive the mesh.
+  Mesh(const ParallelConfig& config, Group& world);
+
+  const MeshShape& shape() const { return shape_; }
+  int64_t coord(Axis axis) const { return coords_[static_cast<size_t>(axis)]; }
+  /// The ranks that differ from this one in `axis` alone, in order of that coordinate.
+  Group& group(Axis axis) { return *groups_[static_cast<size_t>(axis)]; }
+  /// "data 4 x tensor 2": the axes that have more than one rank.
+  std::string describe() const;
+
+ private:
+  MeshShape shape_;
+  std::array<int64_t, kNumAxes> coords_;
+  std::array<std::unique_ptr<Group>, kNumAxes> groups_;
+};
+
+}  // namespace trireme

@@ -1,0 +1,25 @@
+// Reducer: what happens to gradients between the backward pass and the optimizer, and to parameters after it.
+#pragma once
+
+#include <span>
+
+#include "core/nn/buckets.h"
+#include "core/op.h"
+
+namespace trireme {
+
+/// One step: begin_step(); the backward passes, the last one with this as its context's hooks; finish(); the
+/// optimizer updates shards(); publish(). Gradients come out summed over the data axis.
+class Reducer : public ParameterHooks {
+ public:
+  /// Gradients hold nothing from here on: the first backward pass overwrites them.
+  virtual void begin_step() = 0;
+  /// Sends off what grad_ready() did not, and waits until all gradients of shards() are summed.
+  virtual void finish() = 0;
+  /// What this rank must update; the same ranges for the whole run.
+  virtual std::span<Shard> shards() = 0;
+  /// Brings the updated shards to the ranks that need them; work that uses a parameter waits for it.
+  virtual void publish() = 0;
+};
+
+}  // namespace trireme

@@ -1,0 +1,95 @@
+// The measurements: every kernel and collective is there with a time, and the peak is cached.
+#include "launcher/bench.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <set>
+
+#include "comm/local/local_world.h"
+#include "launcher/peak.h"
+#include "optim/kernels.h"
+#include "temporary_folder.h"
+
+namespace trireme {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsSupersetOf;
+
+std::set<std::string> names_of(const std::vector<BenchResult>& results) {
+  std::set<std::string> names;
+  for (const BenchResult& r : results) names.insert(r.name);
+  return names;
+}
+
+TEST(Bench, MeasuresEveryKernel) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    Engine engine(make_cpu_backend(1));
+    register_optimizer_kernels(engine.backend());
+    Context ctx = engine.context();
+    const auto results = bench_kernels(ctx, dtype, true);
+    EXPECT_THAT(
+        names_of(results),
+        IsSupersetOf({"linear forward", "linear dx", "linear dw", "attention forward", "attention backward",
+                      "add + layer_norm forward", "add + layer_norm backward", "gelu forward",
+                      "gelu backward", "classifier, with gradients", "adamw", "copy"}));
+    for (const BenchResult& r : results) {
+      EXPECT_GT(r.seconds, 0) << r.name;
+      EXPECT_GT(r.flop + r.bytes, 0) << r.name;
+      EXPECT_LT(r.gflop_per_s(), 1e5) << r.name << ": faster than any machine";
+    }
+  }
+}
+
+TEST(Bench, MeasuresEveryCollective) {
+  Engine engine(make_cpu_backend(1));
+  LocalWorld(3).run([&](Group& world) {
+    Context ctx = engine.context();
+    ASSERT_EQ(world.size(), 3);
+    const auto results = bench_collectives(ctx, world, true);
+    EXPECT_EQ(names_of(results),
+              (std::set<std::string>{"all_reduce", "reduce_scatter", "all_gather", "broadcast", "all_to_all",
+                                     "send to the next", "barrier"}));
+    for (const BenchResult& r : results) EXPECT_GT(r.seconds, 0) << r.name;
+  });
+}
+
+TEST(Bench, TheTableHasTheRates) {
+  const std::vector<BenchResult> results{{"product", "2 x 3", 1e-3, 2e6, 0}, {"copy", "1 MiB", 1e-3, 0, 5e6}};
+  EXPECT_EQ(to_table(results),
+            "what     size           time    GFLOP/s      GB/s\n"
+            "product  2 x 3     1000.0 us        2.0         -\n"
+            "copy     1 MiB     1000.0 us          -       5.0\n");
+}
+
+TEST(Peak, IsMeasuredOnceAndThenReadFromTheCache) {
+  TemporaryFolder folder;
+  const auto cache = folder / "cache/peak.json";
+  Engine engine(make_cpu_backend(1));
+  Context ctx = engine.context();
+  const double measured = peak_flops(ctx, DType::f32, cache);
+  EXPECT_GT(measured, 1e8);
+  EXPECT_LT(measured, 1e14);
+  EXPECT_EQ(peak_flops(ctx, DType::f32, cache), measured);
+  EXPECT_NE(peak_flops(ctx, DType::bf16, cache), measured);
+  EXPECT_EQ(peak_flops(ctx, DType::f32, cache), measured);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder / "cache"), {}), 1)
+      << "temporary files are left";
+}
+
+TEST(Peak, ACacheThatIsBrokenOrCannotBeWrittenIsNoError) {
+  TemporaryFolder folder;
+  Engine engine(make_cpu_backend(1));
+  Context ctx = engine.context();
+  std::ofstream(folder / "peak.json") << "{ not json";
+  const double measured = peak_flops(ctx, DType::f32, folder / "peak.json");
+  EXPECT_GT(measured, 1e8);
+  EXPECT_EQ(peak_flops(ctx, DType::f32, folder / "peak.json"), measured)
+      << "the broken cache was not replaced";
+  EXPECT_GT(peak_flops(ctx, DType::f32, "/proc/no/such/peak.json"), 1e8);
+}
+
+}  // namespace
+}  // namespace trireme

@@ -1,0 +1,50 @@
+// The mesh's arithmetic and its refusals.
+#include "parallel/mesh.h"
+
+#include <gmock/gmock.h>
+
+#include "comm/local/local_world.h"
+#include "core/error.h"
+
+namespace trireme {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(MeshShapeTest, RanksAndCoordinatesAreInverse) {
+  const MeshShape shape{{3, 1, 2, 2, 4}};
+  EXPECT_EQ(shape.ranks(), 48);
+  for (int64_t r = 0; r < shape.ranks(); ++r) EXPECT_EQ(shape.rank_of(shape.coords_of(r)), r);
+  EXPECT_EQ(shape.coords_of(1), (std::array<int64_t, kNumAxes>{0, 0, 0, 0, 1}));   // tensor ranks are neighbours
+  EXPECT_EQ(shape.coords_of(16), (std::array<int64_t, kNumAxes>{1, 0, 0, 0, 0}));  // data ranks are farthest apart
+}
+
+std::string refusal(const ParallelConfig& config, int64_t ranks) {
+  try {
+    plan_mesh(config, ranks);
+  } catch (const ConfigError& e) {
+    return e.what();
+  }
+  return "accepted";
+}
+
+TEST(MeshShapeTest, SaysWhichNumbersWork) {
+  EXPECT_EQ(plan_mesh({}, 6).size(Axis::data), 6);
+  EXPECT_THAT(refusal({.data = 4}, 6), HasSubstr("set parallel.data to 6 (or auto) or launch 4 ranks"));
+  EXPECT_THAT(refusal({.tensor = 2}, 2), HasSubstr("parallel.tensor = 2"));
+  EXPECT_THAT(refusal({.pipeline = 0}, 2), HasSubstr("must be 1 or more"));
+}
+
+TEST(MeshTest, GroupsAreTheAxes) {
+  LocalWorld(3).run([](Group& world) {
+    Mesh mesh({}, world);
+    ASSERT_EQ(mesh.group(Axis::data).size(), 3);
+    EXPECT_EQ(mesh.group(Axis::data).rank(), world.rank());
+    EXPECT_EQ(mesh.coord(Axis::data), world.rank());
+    EXPECT_EQ(mesh.group(Axis::tensor).size(), 1);
+    EXPECT_EQ(mesh.describe(), "data 3");
+  });
+}
+
+}  // namespace
+}  // namespace trireme

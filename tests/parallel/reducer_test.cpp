@@ -1,0 +1,102 @@
+// The all-reduce reducer: sums, order, overlap, and parameters without a gradient.
+#include <gmock/gmock.h>
+
+#include "comm/local/local_world.h"
+#include "core/nn/module.h"
+#include "parallel/all_reduce_reducer.h"
+
+namespace trireme {
+namespace {
+
+using ::testing::Each;
+
+struct Weights : Module {
+  Parameter& a = add_parameter("a", {40}, Init::ones());
+  Parameter& b = add_parameter("b", {3}, Init::ones());
+  Parameter& c = add_parameter("c", {50}, Init::ones());
+};
+
+class ReducerTest : public ::testing::TestWithParam<int> {
+ protected:
+  struct Rank {
+    explicit Rank(Group& world, bool overlap = true) : reducer(ctx, buckets, world, overlap) {}
+    void write(Parameter& p, float value) {
+      const float before = p.begin_accumulate() ? p.grad.data<float>()[0] : 0.0f;
+      for (float& g : p.grad.span<float>()) g = before + value;
+    }
+    Engine engine{make_cpu_backend(1)};
+    Context ctx = engine.context();
+    Weights weights;
+    std::vector<Bucket> buckets = [&] {  // c; a and b
+      auto plan = plan_buckets(weights.parameters(), 64 * sizeof(float));
+      allocate_buckets(ctx, plan);
+      return plan;
+    }();
+    AllReduceReducer reducer;
+  };
+};
+
+TEST_P(ReducerTest, SumsOverRanksStepAfterStep) {
+  const int n = GetParam();
+  LocalWorld(n).run([n](Group& world) {
+    ASSERT_EQ(world.size(), n);
+    Rank rank(world);
+    ASSERT_EQ(rank.buckets.size(), 2u);
+    for (int step = 1; step <= 3; ++step) {
+      rank.reducer.begin_step();
+      // Two micro-batches, the second one with hooks; ranks become ready in different orders.
+      std::vector<Parameter*> order = rank.weights.parameters();
+      for (Parameter* p : order) rank.write(*p, 1.0f);
+      if (world.rank() % 2) std::reverse(order.begin(), order.end());
+      for (Parameter* p : order) {
+        rank.write(*p, static_cast<float>(step * (world.rank() + 1)));
+        rank.reducer.grad_ready(*p);
+      }
+      rank.reducer.finish();
+      const float sum = static_cast<float>(n + step * n * (n + 1) / 2);
+      for (Parameter* p : order) EXPECT_THAT(p->grad.span<float>(), Each(sum)) << p->name;
+    }
+  });
+}
+INSTANTIATE_TEST_SUITE_P(Ranks, ReducerTest, ::testing::Values(2, 3, 4));
+
+TEST_F(ReducerTest, BucketsLeaveInPlannedOrderAsSoonAsTheyMay) {
+  LocalWorld(2).run([](Group& world) {
+    ASSERT_EQ(world.size(), 2);
+    Rank rank(world);
+    rank.reducer.begin_step();
+    const auto ready = [&](Parameter& p) {
+      rank.write(p, 1.0f);
+      rank.reducer.grad_ready(p);
+      return rank.reducer.num_sent();
+    };
+    EXPECT_EQ(ready(rank.weights.a), 0u);
+    EXPECT_EQ(ready(rank.weights.b), 0u);  // bucket 1 is whole, but bucket 0 goes first
+    EXPECT_EQ(ready(rank.weights.c), 2u);
+    rank.reducer.finish();
+    rank.reducer.begin_step();
+    EXPECT_EQ(ready(rank.weights.c), 1u);  // while a and b are still being computed
+    EXPECT_EQ(ready(rank.weights.b), 1u);
+    rank.reducer.finish();
+    EXPECT_EQ(rank.reducer.num_sent(), 2u);
+    EXPECT_THAT(rank.weights.a.grad.span<float>(), Each(0.0f));  // never written
+  });
+}
+
+TEST_F(ReducerTest, WithoutOverlapAllIsSentAtTheEnd) {
+  LocalWorld(2).run([](Group& world) {
+    ASSERT_EQ(world.size(), 2);
+    Rank rank(world, /*overlap=*/false);
+    rank.reducer.begin_step();
+    for (Parameter* p : rank.weights.parameters()) {
+      rank.write(*p, 2.0f);
+      rank.reducer.grad_ready(*p);
+    }
+    EXPECT_EQ(rank.reducer.num_sent(), 0u);
+    rank.reducer.finish();
+    EXPECT_THAT(rank.weights.b.grad.span<float>(), Each(4.0f));
+  });
+}
+
+}  // namespace
+}  // namespace trireme
