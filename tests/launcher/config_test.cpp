@@ -188,6 +188,47 @@ struct Changer {
   }
 };
 
+struct AnyValue {
+  template <class T>
+  operator T() const;  // declared only: for counting members
+};
+
+/// How many members an aggregate has.
+template <class T, class... Values>
+constexpr size_t num_members() {
+  if constexpr (requires { T{Values{}..., AnyValue{}}; }) {
+    return num_members<T, Values..., AnyValue>();
+  } else {
+    return sizeof...(Values);
+  }
+}
+
+/// Compares what each struct's describe() names with the struct itself.
+struct MemberCounter {
+  template <class T>
+  void field(const char*, T&, const char*, const Rule&) {
+    ++named;
+  }
+  template <class T>
+  void section(const char* key, T& value, const char*) {
+    ++named;
+    MemberCounter inner;
+    describe(inner, value);
+    EXPECT_EQ(inner.named, num_members<T>()) << key << " has members that config_fields.h does not name";
+  }
+  size_t named = 0;
+};
+
+TEST(Config, EveryMemberOfEveryStructIsDescribed) {
+  Config config;
+  MemberCounter counter;
+  describe(counter, config);
+  EXPECT_EQ(counter.named, num_members<Config>());
+  EXPECT_EQ(num_members<BatchConfig>(), 3u);
+  DataSource source;
+  counter.section("source", source, "");
+}
+
 TEST(Config, WhatIsWrittenReadsBackEqual) {
   Config changed;
   Changer changer;
