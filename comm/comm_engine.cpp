@@ -226,6 +226,9 @@ void CommEngine::finish(const std::shared_ptr<Operation>& operation, std::except
   if (!error) {
     activity_.finished = operation->text();
     activity_.finished_at = Clock::now();
+    if (operation->joined)
+      for (int peer = 0; peer < operation->channel->size(); ++peer)
+        monitor_->saw(operation->channel->world_rank(peer), activity_.finished, activity_.finished_at);
   }
   {
     Lock lock(mutex_);

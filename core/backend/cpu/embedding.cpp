@@ -7,6 +7,7 @@
 #include "core/backend/cpu/dispatch.h"
 #include "core/backend/cpu/kernels.h"
 #include "core/backend/cpu/parallel.h"
+#include "core/backend/cpu/simd.h"
 
 namespace trireme::cpu {
 namespace {
@@ -45,7 +46,7 @@ void embedding_forward(Context& ctx, const Tensor& tokens, const Tensor& w, cons
         const T* position = ppositions + (first_position + n % length) * width;
 #pragma omp simd
         for (int64_t c = 0; c < width; ++c)
-          out[c] = T(static_cast<float>(row[c]) + static_cast<float>(position[c]));
+          assign(out[c], static_cast<float>(row[c]) + static_cast<float>(position[c]));
       }
     });
   });
