@@ -1,6 +1,10 @@
 // Tokenizers: text comes back byte for byte, whatever it holds; and training fails with words.
 #include "core/data/tokenizer.h"
 
+#include <sentencepiece_trainer.h>
+
+#include <unordered_map>
+
 #include "core/data/sentencepiece_tokenizer.h"
 #include "core/data/sentencepiece_trainer.h"
 #include "core/data/utf8.h"
@@ -154,6 +158,65 @@ TEST(SentencepieceTrainer, WrongSizesAreExplained) {
               AllOf(HasSubstr("100000"), HasSubstr("<=")));
   EXPECT_THAT(error_of([&] { train_sentencepiece(std::vector<std::string>{"\n"}, 300); }),
               HasSubstr("no text"));
+}
+
+/// A model that somebody else trained, with settings of their own.
+std::string foreign_model(std::unordered_map<std::string, std::string> settings) {
+  struct Lines : sentencepiece::SentenceIterator {
+    std::vector<std::string> lines;
+    size_t at = 0;
+    bool done() const override { return at == lines.size(); }
+    void Next() override { ++at; }
+    const std::string& value() const override { return lines[at]; }
+    sentencepiece::util::Status status() const override { return {}; }
+  } lines;
+  for (uint64_t i = 0; i < 300; ++i) lines.lines.push_back(sample_text(8, i));
+  settings.insert({{"model_type", "bpe"}, {"minloglevel", "4"}});
+  std::string model;
+  const auto status = sentencepiece::SentencePieceTrainer::Train(settings, &lines, &model);
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  return model;
+}
+
+TEST(ForeignModel, ThatNormalisesIsUsedAsItIs) {
+  TemporaryFolder folder;
+  write_file(folder / "a.model", foreign_model({{"vocab_size", "120"}}));
+  const auto tokenizer = make_tokenizer(folder / "a.model");
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode("the  sea, rowing")), "the sea, rowing");
+  const std::string text = sample_text(3000);  // longer than what is given to sentencepiece at once
+  std::string expected = text;
+  std::ranges::replace(expected, '\n', ' ');
+  std::string decoded = tokenizer->decode(tokenizer->encode(text));
+  EXPECT_EQ(decoded.substr(0, 3000), expected.substr(0, 3000));
+}
+
+TEST(ForeignModel, WhosePiecesCrossWordsIsNotCutIntoWords) {
+  TemporaryFolder folder;
+  write_file(folder / "a.model", foreign_model({{"vocab_size", "400"},
+                                                {"split_by_whitespace", "false"},
+                                                {"byte_fallback", "true"},
+                                                {"normalization_rule_name", "identity"},
+                                                {"add_dummy_prefix", "false"},
+                                                {"remove_extra_whitespaces", "false"}}));
+  sentencepiece::SentencePieceProcessor direct;
+  ASSERT_TRUE(direct.Load((folder / "a.model").string()).ok());
+  const auto tokenizer = make_tokenizer(folder / "a.model");
+  const std::string line = "the sea of the man and the sea";
+  std::vector<int> expected;
+  ASSERT_TRUE(direct.Encode(line, &expected).ok());
+  EXPECT_EQ(tokenizer->encode(line), expected);
+  size_t by_word = 0;
+  for (const std::string_view word : {"the", " sea", " of", " the", " man", " and", " the", " sea"})
+    by_word += tokenizer->encode(word).size();
+  EXPECT_LT(expected.size(), by_word);
+  const std::string text = wild_text(5);
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode(text)), text);
+}
+
+TEST(ForeignModel, WithoutEndOfTextIsRefused) {
+  TemporaryFolder folder;
+  write_file(folder / "a.model", foreign_model({{"vocab_size", "120"}, {"eos_id", "-1"}}));
+  EXPECT_THAT(error_of([&] { make_tokenizer(folder / "a.model"); }), HasSubstr("end-of-text"));
 }
 
 TEST(MakeTokenizer, WhatIsNoTokenizerIsNamed) {
