@@ -119,18 +119,6 @@ std::vector<OpRow> layer_norm_rows() {
   };
 }
 
-std::vector<OpRow> attention_rows() {
-  const auto row = [](const char* name, const AttentionShape& shape) {
-    return OpRow{
-        name,
-        {{shape.batch * shape.tokens, shape.qkv_width()}},
-        {},
-        [shape](Context& ctx, Inputs x, Parameters) { return Tensors{attention(ctx, x[0], shape)}; }};
-  };
-  return {row("attention", {2, 70, 3, 3, 20, true}), row("attention_grouped", {1, 135, 4, 2, 32, true}),
-          row("attention_bidirectional", {1, 70, 2, 2, 64, false})};
-}
-
 std::vector<OpRow> table_rows() {
   return {
       {"embedding",
@@ -187,11 +175,7 @@ std::vector<OpRow> attention_rows() {
 std::vector<OpRow> all_rows() {
   std::vector<OpRow> rows;
   for (const auto& part :
-<<<<<<< HEAD
        {elementwise_rows(), linear_rows(), layer_norm_rows(), table_rows(), attention_rows()})
-=======
-       {elementwise_rows(), linear_rows(), layer_norm_rows(), attention_rows(), table_rows()})
->>>>>>> attn
     rows.insert(rows.end(), part.begin(), part.end());
   return rows;
 }
