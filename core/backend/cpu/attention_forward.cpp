@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "core/backend/cpu/dispatch.h"
 #include "core/ops/attention.h"
 
 namespace trireme::cpu {
@@ -112,7 +113,7 @@ void attend_block(const AttentionOperands<T>& x, int64_t b, int64_t h, int64_t b
 
 void attention_forward(Context& ctx, const Tensor& qkv, const AttentionShape& shape, Tensor& out,
                        Tensor& lse) {
-  with_storage_type(qkv.dtype(), [&]<class T>(T*) {
+  dispatch_compute("attention", qkv.dtype(), [&]<class T>(T) {
     const T* data = qkv.data<T>();
     const int64_t stride = shape.qkv_width();
     attend<T>(ctx, {.queries = data,
