@@ -78,8 +78,10 @@ void Trainer::open_data() {
                model.true_vocab,     data_group_.rank(), data_group_.size()};
   train_data_ = open_datasets(config_.data.train);
   valid_data_ = open_datasets(config_.data.valid);
+  // As many samples as eval_batches global batches hold, so that every layout looks at the same ones.
   if (!valid_data_.empty())
-    evaluator_ = std::make_unique<Evaluator>(valid_data_, geometry_, config_.run.eval_batches, info.token_bytes);
+    evaluator_ = std::make_unique<Evaluator>(valid_data_, geometry_, config_.run.eval_batches * micro_batches_,
+                                             info.token_bytes);
 }
 
 void Trainer::build_model() {
