@@ -10,7 +10,7 @@ namespace trireme::comm {
 namespace {
 
 constexpr auto kBeatPeriod = std::chrono::milliseconds(500);
-constexpr auto kSilence = 4 * kBeatPeriod;  // a rank that was not heard for longer is called silent
+constexpr auto kSilence = 3 * kBeatPeriod;  // a rank that was not heard for longer is called silent
 constexpr uint32_t kMonitorTag = 0;         // group 0 is the monitor's
 
 template <size_t N>
@@ -32,12 +32,19 @@ struct Monitor::Notice {
   char reason[1200];
 };
 
+/// An operation that a rank is known to have finished.
+struct Known {
+  std::string operation, then_in;
+  Clock::time_point at{};
+};
+
 struct Monitor::Peer {
   int rank = 0;
-  Notice incoming{}, outgoing{}, last{};  // before the requests on them
+  Notice incoming{}, outgoing{};  // before the requests on them
   std::unique_ptr<Request> incoming_request, outgoing_request;
   Clock::time_point heard_at = Clock::now();
-  bool heard = false, leaving = false;
+  Known told, seen;  // by its notices, and by what both took part in
+  bool leaving = false;
   bool owes_beat = false, owes_failure = false, owes_leaving = false;  // what this rank still has to send
 };
 
@@ -68,15 +75,28 @@ std::optional<std::string> Monitor::poll(Clock::time_point now, const Activity& 
 
 void Monitor::receive(Peer& peer, Clock::time_point now) {
   while (peer.incoming_request->done()) {
-    peer.last = peer.incoming;
-    peer.heard = true;
+    const Notice& notice = peer.incoming;
     peer.heard_at = now;
-    if (peer.last.kind == NoticeKind::leaving) peer.leaving = true;
-    if (peer.last.kind == NoticeKind::failed && !failure_)
-      failure_ = fmt::format("rank {} failed: {}", peer.rank, peer.last.reason);
+    peer.told = {notice.finished, notice.running, now - std::chrono::milliseconds(notice.finished_ms_ago)};
+    if (notice.kind == NoticeKind::leaving) peer.leaving = true;
+    if (notice.kind == NoticeKind::failed && !failure_)
+      failure_ = fmt::format("rank {} failed: {}", peer.rank, notice.reason);
     peer.incoming_request =
         transport_.recv(peer.rank, kMonitorTag, std::as_writable_bytes(std::span(&peer.incoming, 1)));
   }
+}
+
+void Monitor::saw(int rank, const std::string& operation, Clock::time_point now) {
+  if (rank == transport_.rank()) return;
+  Peer& peer = this->peer(rank);
+  peer.heard_at = peer.seen.at = now;
+  peer.seen.operation = operation;
+}
+
+Monitor::Peer& Monitor::peer(int rank) const {
+  TRIREME_ASSERT(0 <= rank && rank < transport_.size() && rank != transport_.rank(),
+                 fmt::format("rank {} is no peer", rank));
+  return *peers_[static_cast<size_t>(rank < transport_.rank() ? rank : rank - 1)];
 }
 
 void Monitor::send(Peer& peer, Clock::time_point now, const Activity& mine) {
@@ -121,16 +141,14 @@ bool Monitor::all_leaving() const {
 }
 
 std::string Monitor::describe(int rank, Clock::time_point now) const {
-  const auto found = std::ranges::find_if(peers_, [&](const auto& peer) { return peer->rank == rank; });
-  TRIREME_ASSERT(found != peers_.end(), fmt::format("rank {} is no peer", rank));
-  const Peer& peer = **found;
+  const Peer& peer = this->peer(rank);
   const auto silence = now - peer.heard_at;
-  if (!peer.heard)
-    return fmt::format("rank {} has not been heard of for {} since the start", rank, seconds_text(silence));
-  const auto finished_ago = std::chrono::milliseconds(peer.last.finished_ms_ago) + silence;
-  std::string text =
-      fmt::format("rank {} last finished {} {} ago", rank, peer.last.finished, seconds_text(finished_ago));
-  if (peer.last.running[0] != '\0') text += fmt::format(", was then in {},", peer.last.running);
+  // A notice may be older than it looks: how long it was under way is not known.
+  const Known& known = peer.told.at > peer.seen.at + kBeatPeriod ? peer.told : peer.seen;
+  std::string text = known.operation.empty() ? fmt::format("rank {} has not finished anything yet", rank)
+                                             : fmt::format("rank {} last took part in {} {} ago", rank,
+                                                           known.operation, seconds_text(now - known.at));
+  if (!known.then_in.empty()) text += fmt::format(", was then in {},", known.then_in);
   return text + (silence > kSilence ? fmt::format(" and has been silent for {}", seconds_text(silence))
                                     : " and is alive");
 }

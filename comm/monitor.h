@@ -16,7 +16,7 @@ namespace trireme::comm {
 
 /// What a rank is doing.
 struct Activity {
-  std::string finished = "nothing";  // the last operation that it finished
+  std::string finished;  // the last operation that it finished; "" when none
   Clock::time_point finished_at = Clock::now();
   std::string running;  // the operation that it is in; "" when none
 };
@@ -30,6 +30,9 @@ class Monitor {
   /// full".
   std::optional<std::string> poll(Clock::time_point now, const Activity& mine);
 
+  /// `operation` was just done, so `rank` had a part in it.
+  void saw(int rank, const std::string& operation, Clock::time_point now);
+
   /// To be sent to every peer at the next poll().
   void tell_failure(const std::string& reason);
   void tell_leaving();
@@ -37,12 +40,13 @@ class Monitor {
   bool all_told() const;                 // nothing of that is left to send
   bool all_leaving() const;
 
-  /// "rank 1 last finished barrier 'start' 31 s ago and has been silent for 30.5 s"
+  /// "rank 1 last took part in barrier 'start' 31 s ago and has been silent for 30.5 s"
   std::string describe(int rank, Clock::time_point now) const;
 
  private:
   struct Peer;
   struct Notice;
+  Peer& peer(int rank) const;
   void receive(Peer& peer, Clock::time_point now);
   void send(Peer& peer, Clock::time_point now, const Activity& mine);
 

@@ -19,13 +19,11 @@ inline bool is_float(DType d) { return d == DType::f32 || d == DType::bf16 || d 
 struct bf16 {
   uint16_t bits = 0;
   bf16() = default;
-  explicit bf16(float value) {
+  explicit bf16(float value) {  // without branches, so that loops vectorise
     const uint32_t u = std::bit_cast<uint32_t>(value);
-    if ((u & 0x7fffffffu) > 0x7f800000u) {
-      bits = static_cast<uint16_t>((u >> 16) | 0x40);  // keeps a NaN a NaN
-    } else {
-      bits = static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1)) >> 16);
-    }
+    const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
+    const uint32_t quiet_nan = (u >> 16) | 0x40u;
+    bits = static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
   }
   explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };

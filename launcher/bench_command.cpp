@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/local/local_world.h"
+#include "comm/world.h"
 #include "launcher/bench.h"
 #include "launcher/commands.h"
 #include "launcher/machine.h"
@@ -46,26 +47,31 @@ std::vector<BenchResult> bench_local_collectives(const Context& ctx, bool quick)
   return results;
 }
 
-void run(const Options& options) {
+/// All ranks of mpirun measure, as they would all compute in training; rank 0 reports.
+void run_rank(const Options& options, Group& world) {
   Engine engine(make_cpu_backend());
   register_optimizer_kernels(engine.backend());
   Context ctx = engine.context();
   const int threads = engine.backend().num_threads();
   const auto kernels = bench_kernels(ctx, parse_dtype(options.dtype), options.quick);
-  const auto collectives = bench_local_collectives(ctx, options.quick);
+  const bool local = world.size() == 1;
+  const auto collectives =
+      local ? bench_local_collectives(ctx, options.quick) : bench_collectives(ctx, world, options.quick);
+  if (world.rank() != 0) return;
+  const char* ranks = local ? "threads of this process" : "processes";
   if (options.json) {
     const Json machine{{"cpu", cpu_model()},
                        {"cores", detect_machine().cores},
                        {"threads", threads},
                        {"dtype", options.dtype}};
-    const Json all{
-        {"machine", machine}, {"kernels", to_json(kernels)}, {"collectives", to_json(collectives)}};
+    const Json all{{"machine", machine},
+                   {"kernels", to_json(kernels)},
+                   {"collectives_between", ranks},
+                   {"collectives", to_json(collectives)}};
     fmt::print("{}\n", all.dump(2));
   } else {
-    fmt::print(
-        "{}, {} threads, {}\n\n{}\nBetween {} threads of this process (GB/s: bytes of the whole tensor over "
-        "the time)\n\n{}",
-        cpu_model(), threads, options.dtype, to_table(kernels), kLocalRanks, to_table(collectives));
+    fmt::print("{}, {} threads, {}\n\n{}\nBetween {} (GB/s: bytes of the whole tensor over the time)\n\n{}",
+               cpu_model(), threads, options.dtype, to_table(kernels), ranks, to_table(collectives));
   }
 }
 
@@ -78,8 +84,10 @@ void add_bench_command(CLI::App& app) {
   command->add_flag("--quick", options->quick, "Small sizes, briefly: a second in all");
   command->add_option("--dtype", options->dtype, "Type of activations and weights")
       ->check(CLI::IsMember({"f32", "bf16"}));
-  command->footer("Example:\n  OMP_NUM_THREADS=4 trireme bench --json > bench.json");
-  command->callback([options] { run(*options); });
+  command->footer(
+      "Under mpirun every rank measures, and the collectives are those of its processes.\n"
+      "Example:\n  trireme bench\n  mpirun -n 2 trireme bench --json > bench.json");
+  command->callback([options] { run_world({}, [&](Group& world) { run_rank(*options, world); }); });
 }
 
 }  // namespace trireme

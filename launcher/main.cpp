@@ -3,11 +3,15 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <string>
+#include <vector>
 
 #include "core/error.h"
+#include "core/text.h"
 #include "launcher/commands.h"
 
 namespace {
@@ -29,6 +33,18 @@ void add_commands(CLI::App& app) {
   add_config_reference_command(app);
 }
 
+/// A first argument that is no command: says which is the nearest. (CLI11 would only say that one is
+/// required.)
+void check_command(const CLI::App& app, const std::string& name) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(command->get_name());
+  if (name.starts_with('-') || std::find(names.begin(), names.end(), name) != names.end()) return;
+  const std::string near = trireme::nearest_name(name, names);
+  throw trireme::ConfigError(fmt::format(
+      "{} is not a command; {}", name, near.empty() ? "see `trireme --help`" : "did you mean " + near + "?"));
+}
+
 int report(int status, const std::string& message) {
   fmt::print(stderr, "trireme: error: {}\n", message);
   return status;
@@ -43,6 +59,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   add_commands(app);
   try {
+    if (argc > 1) check_command(app, argv[1]);
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::RuntimeError& e) {  // a command's own exit status; its message is already out

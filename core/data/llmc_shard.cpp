@@ -6,7 +6,6 @@
 #include <cstring>
 #include <limits>
 
-#include "core/data/token_bytes.h"
 #include "core/error.h"
 
 namespace trireme {
@@ -60,13 +59,15 @@ TokenShard parse_llmc_shard(const std::string& name, std::span<const std::byte> 
 }
 
 LlmcShardWriter::LlmcShardWriter(const std::filesystem::path& bin_file, int64_t vocab)
-    : file_(bin_file), wide_(vocab > std::numeric_limits<uint16_t>::max() + int64_t{1}) {
+    : file_(bin_file),
+      wide_(vocab > std::numeric_limits<uint16_t>::max() + int64_t{1}),
+      tokens_(file_.output(), (wide_ ? kWide : kNarrow).type) {
   const Header header{};  // finish() fills it in
   file_.output().append(std::as_bytes(std::span(header)));
 }
 
 void LlmcShardWriter::append(std::span<const int32_t> tokens) {
-  append_tokens(file_.output(), wide_ ? TokenType::u32 : TokenType::u16, tokens);
+  tokens_.append(tokens);
   num_tokens_ += static_cast<int64_t>(tokens.size());
 }
 
@@ -74,6 +75,7 @@ void LlmcShardWriter::finish() {
   if (num_tokens_ > std::numeric_limits<int32_t>::max())
     throw ConfigError(fmt::format("{}: llm.c's shards hold at most {} tokens, got {}; use smaller shards",
                                   file_.path().string(), std::numeric_limits<int32_t>::max(), num_tokens_));
+  tokens_.flush();
   const Variant& variant = wide_ ? kWide : kNarrow;
   const Header header{variant.magic, variant.version, static_cast<int32_t>(num_tokens_)};
   file_.output().write_at(0, std::as_bytes(std::span(header)));

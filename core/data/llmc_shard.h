@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/data/shard_writer.h"
+#include "core/data/token_output.h"
 #include "core/data/token_shard.h"
 
 namespace trireme {
@@ -28,6 +29,7 @@ class LlmcShardWriter : public ShardWriter {
  private:
   PartialFile file_;
   bool wide_;
+  TokenOutput tokens_;
 };
 
 }  // namespace trireme

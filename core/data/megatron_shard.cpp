@@ -8,7 +8,6 @@
 #include <limits>
 #include <string_view>
 
-#include "core/data/token_bytes.h"
 #include "core/error.h"
 
 namespace trireme {
@@ -78,7 +77,7 @@ TokenType type_of(const std::string& name, uint8_t code) {
 /// Where the sequences lie, neighbours joined; checks each against the size of the .bin file.
 std::vector<TokenShard::Run> join_sequences(const std::string& name, uint64_t num_sequences,
                                             std::span<const std::byte> lengths,
-                                            std::span<const std::byte> pointers, size_t token_bytes,
+                                            std::span<const std::byte> pointers, size_t token_output,
                                             size_t bin_bytes, int64_t& num_tokens) {
   std::vector<TokenShard::Run> runs;
   size_t next_byte = 0;
@@ -86,15 +85,15 @@ std::vector<TokenShard::Run> join_sequences(const std::string& name, uint64_t nu
     const auto length = element<int32_t>(lengths, i);
     const auto pointer = element<int64_t>(pointers, i);
     if (length < 0 || pointer < 0 || static_cast<uint64_t>(pointer) > bin_bytes ||
-        static_cast<uint64_t>(length) > (bin_bytes - static_cast<size_t>(pointer)) / token_bytes)
+        static_cast<uint64_t>(length) > (bin_bytes - static_cast<size_t>(pointer)) / token_output)
       fail(name,
            fmt::format(
                "sequence {} has {} tokens of {} bytes from byte {} on, which the {} bytes of the .bin don't "
                "hold",
-               i, length, token_bytes, pointer, bin_bytes));
+               i, length, token_output, pointer, bin_bytes));
     const auto first_byte = static_cast<size_t>(pointer);
     if (length > 0 && (runs.empty() || first_byte != next_byte)) runs.push_back({num_tokens, first_byte});
-    if (length > 0) next_byte = first_byte + static_cast<size_t>(length) * token_bytes;
+    if (length > 0) next_byte = first_byte + static_cast<size_t>(length) * token_output;
     num_tokens += length;
   }
   return runs;
@@ -143,10 +142,11 @@ TokenShard parse_megatron_shard(const std::string& index_name, std::span<const s
 MegatronShardWriter::MegatronShardWriter(const std::filesystem::path& bin_file, int64_t vocab)
     : tokens_file_(bin_file),
       index_file_(index_file_of(bin_file)),
-      type_(vocab > std::numeric_limits<uint16_t>::max() + int64_t{1} ? TokenType::i32 : TokenType::u16) {}
+      type_(vocab > std::numeric_limits<uint16_t>::max() + int64_t{1} ? TokenType::i32 : TokenType::u16),
+      tokens_(tokens_file_.output(), type_) {}
 
 void MegatronShardWriter::append(std::span<const int32_t> tokens) {
-  append_tokens(tokens_file_.output(), type_, tokens);
+  tokens_.append(tokens);
   num_tokens_ += static_cast<int64_t>(tokens.size());
   while (num_tokens_ - sequence_begin_ > kMaxSequenceTokens) end_sequence();
 }
@@ -183,6 +183,7 @@ void MegatronShardWriter::finish() {
   append(sequence_tokens_);
   append(pointers);
   append(document_ends_);
+  tokens_.flush();
   tokens_file_.output().sync_and_close();
   index_file_.output().sync_and_close();
 }

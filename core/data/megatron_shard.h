@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/data/shard_writer.h"
+#include "core/data/token_output.h"
 #include "core/data/token_shard.h"
 
 namespace trireme {
@@ -37,6 +38,7 @@ class MegatronShardWriter : public ShardWriter {
   PartialFile tokens_file_;
   PartialFile index_file_;
   TokenType type_;
+  TokenOutput tokens_;
   int64_t sequence_begin_ = 0;  // token that the unfinished sequence starts at
   std::vector<int32_t> sequence_tokens_;
   std::vector<int64_t> document_ends_{0};  // in sequences

@@ -163,6 +163,16 @@ TEST_F(Dropout, DropsAtItsRateAndKeepsTheMean) {
   }
 }
 
+TEST_F(Dropout, MaskIsThePhiloxStreamOfTheGlobalElement) {
+  const std::vector<float> y = ones_dropped(0.4f, 9, 3, 2);
+  const RandomStream stream = make_stream(3, 9, 11);
+  for (size_t i = 0; i < y.size(); ++i) {
+    const size_t element = 3 * kRows * kWidth + i;
+    const bool keep = to_uniform(stream.block(element / 4)[element % 4]) >= 0.4f;
+    ASSERT_EQ(y[i] != 0.0f, keep) << i;
+  }
+}
+
 TEST_F(Dropout, DependsOnSeedStepLayerAndSample) {
   const std::vector<float> base = ones_dropped(0.5f, 1, 0, 2);
   EXPECT_EQ(base, ones_dropped(0.5f, 1, 0, 2));

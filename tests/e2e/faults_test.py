@@ -1,6 +1,5 @@
 """What goes wrong while it runs: killed and stopped ranks, a full disk, a damaged checkpoint."""
 import os
-import re
 import resource
 import signal
 import subprocess
@@ -42,18 +41,15 @@ class KilledRank(CommandTest):
 
     def test_while_a_checkpoint_is_written(self):
         process = self.launch(model=WIDE, checkpoint={"every": 1, "keep": 2})
-        self.wait_for(lambda: self.checkpoints() and self.unfinished(), "a checkpoint being written", 60)
+        self.wait_for(lambda: self.checkpoints() and self.unfinished_checkpoints(), "a checkpoint being written", 60)
         os.kill(self.rank(0), signal.SIGKILL)
         self.expect_the_others_to_end(process, 0)
         # Whatever has a checkpoint's name is whole, and the run goes on from the newest.
         newest = self.checkpoints()[-1]
-        self.trireme("inspect", self.checkpoint(newest))
+        self.trireme("inspect", "--verify", self.checkpoint(newest))
         self.trireme("launch", self.folder / "config.yaml", "-n", 2, "--set", f"run.steps={newest + 1}")
         self.assertEqual(self.checkpoints()[-1], newest + 1)
-        self.assertEqual(self.unfinished(), [])
-
-    def unfinished(self):
-        return [e.name for e in self.run_folder.iterdir() if "step-" in e.name and not re.fullmatch(r"step-\d{8}", e.name)]
+        self.assertEqual(self.unfinished_checkpoints(), [])
 
     def test_a_stopped_rank_is_noticed_within_the_timeout(self):
         process = self.launch()
@@ -96,7 +92,7 @@ class FullDisk(CommandTest):
             shown = self.trireme("train", config, status=1)
             self.assertRegex(shown, r"(?i)no space left")
             self.assertEqual(self.checkpoints(), [2])
-            self.trireme("inspect", self.checkpoint(2))
+            self.trireme("inspect", "--verify", self.checkpoint(2))
         else:  # no right to mount: a limit on a file's size gives the same kind of error
             shown = self.trireme("train", config, status=1, preexec_fn=lambda: limit_file_size(largest_file // 2))
             self.assertRegex(shown, r"(?i)file too large")

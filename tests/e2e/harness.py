@@ -183,8 +183,12 @@ class CommandTest(unittest.TestCase):
 
     def checkpoints(self, run=None):
         """The steps of the finished checkpoints, in order."""
-        names = (entry.name for entry in (run or self.run_folder).glob("step-*") if entry.is_dir())
+        names = (entry.name for entry in (run or self.run_folder).glob("checkpoints/step-*") if entry.is_dir())
         return sorted(int(name[5:]) for name in names if re.fullmatch(r"step-\d{8}", name))
 
+    def unfinished_checkpoints(self):
+        names = (entry.name for entry in self.run_folder.glob("checkpoints/*"))
+        return [name for name in names if not re.fullmatch(r"step-\d{8}", name)]
+
     def checkpoint(self, step, run=None):
-        return (run or self.run_folder) / f"step-{step:08d}"
+        return (run or self.run_folder) / "checkpoints" / f"step-{step:08d}"

@@ -120,6 +120,7 @@ TEST(Config, ValuesOutOfRangeSayTheRange) {
 }
 
 TEST(Config, BrokenYamlNamesTheLine) {
+  EXPECT_THAT(error_of("model: {layers: 2}\nbatch: {global: 4\n"), HasSubstr("gpt.yaml:2: not valid YAML"));
   EXPECT_THAT(error_of("run: {steps: 1\nmodel: ["), HasSubstr("gpt.yaml:"));
   EXPECT_THAT(error_of("run: {seed: 1}\nrun: {seed: 2}"),
               HasSubstr("gpt.yaml:2: run is given a second time (first at gpt.yaml:1)"));
@@ -187,6 +188,47 @@ struct Changer {
     describe(*this, value);
   }
 };
+
+struct AnyValue {
+  template <class T>
+  operator T() const;  // declared only: for counting members
+};
+
+/// How many members an aggregate has.
+template <class T, class... Values>
+constexpr size_t num_members() {
+  if constexpr (requires { T{Values{}..., AnyValue{}}; }) {
+    return num_members<T, Values..., AnyValue>();
+  } else {
+    return sizeof...(Values);
+  }
+}
+
+/// Compares what each struct's describe() names with the struct itself.
+struct MemberCounter {
+  template <class T>
+  void field(const char*, T&, const char*, const Rule&) {
+    ++named;
+  }
+  template <class T>
+  void section(const char* key, T& value, const char*) {
+    ++named;
+    MemberCounter inner;
+    describe(inner, value);
+    EXPECT_EQ(inner.named, num_members<T>()) << key << " has members that config_fields.h does not name";
+  }
+  size_t named = 0;
+};
+
+TEST(Config, EveryMemberOfEveryStructIsDescribed) {
+  Config config;
+  MemberCounter counter;
+  describe(counter, config);
+  EXPECT_EQ(counter.named, num_members<Config>());
+  EXPECT_EQ(num_members<BatchConfig>(), 3u);
+  DataSource source;
+  counter.section("source", source, "");
+}
 
 TEST(Config, WhatIsWrittenReadsBackEqual) {
   Config changed;

@@ -20,9 +20,9 @@ void check_targets(const Tensor& targets, int64_t vocab) {
   for (size_t n = 0; n < values.size(); ++n)
     if (values[n] < -1 || values[n] >= vocab)
       throw ConfigError(fmt::format(
-          "classifier: target {} in row {} of the micro-batch is outside the vocabulary of {} tokens (0 to "
-          "{}, or -1 to "
-          "count nothing); use the tokenizer that the data was made with, or set model.vocab to its size",
+          "classifier: target {} in row {} of the micro-batch is outside the vocabulary of {} tokens "
+          "(0 to {}, or -1 to count nothing); use the tokenizer that the data was made with, or set "
+          "model.vocab to its size",
           values[n], n, vocab, vocab - 1));
 }
 
@@ -35,22 +35,20 @@ Normalizer normalizer_of(const float* logits, int64_t vocab) {
   float max = logits[0];
 #pragma omp simd reduction(max : max)
   for (int64_t v = 0; v < vocab; ++v) max = logits[v] > max ? logits[v] : max;
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t v = 0; v < vocab; ++v) sum += fast_exp(logits[v] - max);
-  return {max, sum};
+  const auto term = [max](FloatLanes l) { return exp_lanes(l - max); };
+  return {max, sum_over(vocab, term, logits)};
 }
 
 /// dlogits = factor (softmax(logits) - onehot(target)), zeros from `vocab` on. May be in place for float.
 template <class T>
 void gradient_row(const float* logits, Normalizer n, int32_t target, float factor, T* dlogits, int64_t vocab,
                   int64_t width) {
-  const float target_grad = factor * (fast_exp(logits[target] - n.max) / n.sum - 1.0f);
+  const float target_grad = factor * (std::exp(logits[target] - n.max) / n.sum - 1.0f);
   const float scale = factor / n.sum;
-#pragma omp simd
-  for (int64_t v = 0; v < vocab; ++v) dlogits[v] = T(fast_exp(logits[v] - n.max) * scale);
+  const auto gradient = [&](FloatLanes l) { return exp_lanes(l - n.max) * scale; };
+  transform_lanes(0, vocab, gradient, dlogits, logits);
   std::fill(dlogits + vocab, dlogits + width, T(0.0f));
-  dlogits[target] = T(target_grad);
+  assign(dlogits[target], target_grad);
 }
 
 /// Rows [0, n) of a chunk: returns the sum of -log softmax[target]; with `dlogits`, their gradients.

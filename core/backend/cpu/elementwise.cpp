@@ -1,9 +1,11 @@
 // Kernels that go over memory once: add, fill, scale, cast, sums of squares, dropout.
 #include <cmath>
+#include <cstring>
 
 #include "core/backend/cpu/dispatch.h"
 #include "core/backend/cpu/kernels.h"
 #include "core/backend/cpu/parallel.h"
+#include "core/backend/cpu/simd.h"
 #include "core/ops/elementwise.h"
 
 namespace trireme::cpu {
@@ -14,7 +16,7 @@ template <class In, class Out, class F>
 void map(Context& ctx, const In* x, Out* out, int64_t n, const F& f) {
   for_elements(ctx, n, [&](int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) out[i] = Out(f(static_cast<float>(x[i])));
+    for (int64_t i = begin; i < end; ++i) assign(out[i], f(static_cast<float>(x[i])));
   });
 }
 
@@ -25,7 +27,8 @@ void add_kernel(Context& ctx, const Tensor& a, const Tensor& b, Tensor& out) {
     T* po = out.data<T>();
     for_elements(ctx, a.numel(), [&](int64_t begin, int64_t end) {
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i) po[i] = T(static_cast<float>(pa[i]) + static_cast<float>(pb[i]));
+      for (int64_t i = begin; i < end; ++i)
+        assign(po[i], static_cast<float>(pa[i]) + static_cast<float>(pb[i]));
     });
   });
 }
@@ -104,18 +107,27 @@ void sum_squares_kernel(Context& ctx, const Tensor& x, Tensor& out) {
   });
 }
 
-/// The random words of elements [first, first + count), count <= kMaskRun, into `words`.
-constexpr int64_t kMaskRun = 1024;
-void random_words(const RandomStream& stream, int64_t first, int64_t count, uint32_t* words) {
-  const int64_t first_block = first / 4, num_blocks = (first + count + 3) / 4 - first_block;
-  alignas(64) uint32_t lanes[4][kMaskRun / 4 + 1];
-#pragma omp simd
-  for (int64_t i = 0; i < num_blocks; ++i) {
-    const auto block = stream.block(static_cast<uint64_t>(first_block + i));
-    for (int lane = 0; lane < 4; ++lane) lanes[lane][i] = block[lane];
+/// RandomStream::block() of 8 blocks from `first` on, side by side in 64-bit lanes: their 32 words in order.
+constexpr int64_t kBlocks = 8, kWords = 4 * kBlocks;
+using LongLanes [[gnu::vector_size(64)]] = uint64_t;
+inline void random_words(const RandomStream& stream, uint64_t first, uint32_t* words) {
+  constexpr uint64_t kLow = 0xffffffffu;
+  const LongLanes index = first + LongLanes{0, 1, 2, 3, 4, 5, 6, 7};
+  LongLanes c0 = index & kLow, c1 = index >> 32;
+  LongLanes c2 = LongLanes{} + (stream.counter_high & kLow), c3 = LongLanes{} + (stream.counter_high >> 32);
+  uint32_t k0 = static_cast<uint32_t>(stream.key), k1 = static_cast<uint32_t>(stream.key >> 32);
+  for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+    const LongLanes p0 = c0 * uint64_t{0xD2511F53u}, p1 = c2 * uint64_t{0xCD9E8D57u};
+    c0 = (p1 >> 32) ^ c1 ^ k0;
+    c2 = (p0 >> 32) ^ c3 ^ k1;
+    c1 = p1 & kLow;
+    c3 = p0 & kLow;
   }
-  const int64_t skip = first % 4;
-  for (int64_t i = 0; i < count; ++i) words[i] = lanes[(i + skip) % 4][(i + skip) / 4];
+  const LongLanes low = c0 | c1 << 32, high = c2 | c3 << 32;  // words 0 and 1, 2 and 3 of each block
+  for (int64_t i = 0; i < kBlocks; ++i) {
+    std::memcpy(words + 4 * i, &low[i], sizeof(uint64_t));
+    std::memcpy(words + 4 * i + 2, &high[i], sizeof(uint64_t));
+  }
 }
 
 void dropout_kernel(Context& ctx, const Tensor& x, float p, RandomStream stream, int64_t first_element,
@@ -126,14 +138,16 @@ void dropout_kernel(Context& ctx, const Tensor& x, float p, RandomStream stream,
     const T* px = x.data<T>();
     T* py = y.data<T>();
     for_elements(ctx, x.numel(), [&](int64_t begin, int64_t end) {
-      alignas(64) uint32_t words[kMaskRun];
-      for (int64_t run = begin; run < end; run += kMaskRun) {
-        const int64_t count = std::min(kMaskRun, end - run);
-        random_words(stream, first_element + run, count, words);
+      // Whole groups of blocks; the first and the last may reach beyond [begin, end).
+      for (int64_t group = (first_element + begin) / kWords * kWords; group < first_element + end;
+           group += kWords) {
+        alignas(64) uint32_t words[kWords];
+        random_words(stream, static_cast<uint64_t>(group / 4), words);
+        const int64_t offset = group - first_element, last = std::min(end, offset + kWords);
 #pragma omp simd
-        for (int64_t i = 0; i < count; ++i) {
-          const float factor = to_uniform(words[i]) >= p ? keep_factor : 0.0f;
-          py[run + i] = T(static_cast<float>(px[run + i]) * factor);
+        for (int64_t i = std::max(begin, offset); i < last; ++i) {
+          const auto keep = static_cast<float>(to_uniform(words[i - offset]) >= p);
+          assign(py[i], static_cast<float>(px[i]) * (keep * keep_factor));
         }
       }
     });

@@ -7,6 +7,7 @@
 #include "core/backend/cpu/dispatch.h"
 #include "core/backend/cpu/kernels.h"
 #include "core/backend/cpu/parallel.h"
+#include "core/backend/cpu/simd.h"
 
 namespace trireme::cpu {
 namespace {
@@ -17,11 +18,11 @@ void check_tokens(const Tensor& tokens, int64_t vocab) {
     if (values[i] >= 0 && values[i] < vocab) [[likely]]
       continue;
     const auto length = static_cast<size_t>(tokens.dim(1));
-    throw ConfigError(
-        fmt::format("embedding: token {} at sample {}, position {} of the micro-batch is outside the "
-                    "vocabulary of {} tokens (0 to "
-                    "{}); use the tokenizer that the data was made with, or set model.vocab to its size",
-                    values[i], i / length, i % length, vocab, vocab - 1));
+    throw ConfigError(fmt::format(
+        "embedding: token {} at sample {}, position {} of the micro-batch is outside the "
+        "vocabulary of {} tokens (0 to {}); use the tokenizer that the data was made with, or set "
+        "model.vocab to its size",
+        values[i], i / length, i % length, vocab, vocab - 1));
   }
 }
 
@@ -45,7 +46,7 @@ void embedding_forward(Context& ctx, const Tensor& tokens, const Tensor& w, cons
         const T* position = ppositions + (first_position + n % length) * width;
 #pragma omp simd
         for (int64_t c = 0; c < width; ++c)
-          out[c] = T(static_cast<float>(row[c]) + static_cast<float>(position[c]));
+          assign(out[c], static_cast<float>(row[c]) + static_cast<float>(position[c]));
       }
     });
   });

@@ -13,48 +13,38 @@ constexpr float kTwoRootTwoOverPi = 1.5957691216f;  // 2 sqrt(2/pi)
 constexpr float kCubic = 0.044715f;
 
 /// e^-2u with u = sqrt(2/pi) (x + 0.044715 x^3)
-inline float exp_minus_2u(float x) {
-  return fast_exp(-kTwoRootTwoOverPi * x * (1.0f + kCubic * x * x));
+inline FloatLanes exp_minus_2u(FloatLanes x) {
+  return exp_lanes(-kTwoRootTwoOverPi * x * (1.0f + kCubic * x * x));
 }
 
-template <class T>
-void forward(const T* x, T* y, int64_t begin, int64_t end) {
-#pragma omp simd
-  for (int64_t i = begin; i < end; ++i) {
-    const float v = static_cast<float>(x[i]);
-    y[i] = T(v / (1.0f + exp_minus_2u(v)));
-  }
+inline FloatLanes value_of(FloatLanes x) {
+  return x / (1.0f + exp_minus_2u(x));
 }
 
-template <class T>
-void backward(const T* x, const T* dy, T* dx, int64_t begin, int64_t end) {
-#pragma omp simd
-  for (int64_t i = begin; i < end; ++i) {
-    // Beyond 10 the slope is 0 or 1 to the last bit; the clamp keeps v^3 from overflowing.
-    const float value = static_cast<float>(x[i]);
-    const float below = value > 10.0f ? 10.0f : value;
-    const float v = below < -10.0f ? -10.0f : below;
-    const float e = exp_minus_2u(v);
-    const float s = 1.0f / (1.0f + e);  // y = x s, ds/dx = s (1 - s) 2 du/dx, and 1 - s = e s
-    const float slope = s + v * s * (e * s) * kTwoRootTwoOverPi * (1.0f + 3.0f * kCubic * v * v);
-    dx[i] = T(static_cast<float>(dy[i]) * slope);
-  }
+/// dy/dx. Beyond 10 it is 0 or 1 to the last bit; the clamp keeps x^3 from overflowing.
+inline FloatLanes slope_of(FloatLanes x) {
+  x = clamp_lanes(x, -10.0f, 10.0f);
+  const FloatLanes e = exp_minus_2u(x);
+  const FloatLanes s = 1.0f / (1.0f + e);  // y = x s, ds/dx = s (1 - s) 2 du/dx, and 1 - s = e s
+  return s + x * s * (e * s) * kTwoRootTwoOverPi * (1.0f + 3.0f * kCubic * x * x);
 }
 
 void gelu_forward(Context& ctx, const Tensor& x, Tensor& y) {
+  const auto f = [](FloatLanes v) { return value_of(v); };
   dispatch_compute("gelu", x.dtype(), [&](auto type) {
-    using T = decltype(type);
-    for_elements(ctx, x.numel(),
-                 [&](int64_t begin, int64_t end) { forward(x.data<T>(), y.data<T>(), begin, end); });
+    const auto* px = x.data<decltype(type)>();
+    auto* py = y.data<decltype(type)>();
+    for_elements(ctx, x.numel(), [&](int64_t begin, int64_t end) { transform_lanes(begin, end, f, py, px); });
   });
 }
 
 void gelu_backward(Context& ctx, const Tensor& x, const Tensor& dy, Tensor& dx) {
+  const auto f = [](FloatLanes v, FloatLanes d) { return d * slope_of(v); };
   dispatch_compute("gelu backward", x.dtype(), [&](auto type) {
-    using T = decltype(type);
-    for_elements(ctx, x.numel(), [&](int64_t begin, int64_t end) {
-      backward(x.data<T>(), dy.data<T>(), dx.data<T>(), begin, end);
-    });
+    const auto *px = x.data<decltype(type)>(), *pdy = dy.data<decltype(type)>();
+    auto* pdx = dx.data<decltype(type)>();
+    for_elements(ctx, x.numel(),
+                 [&](int64_t begin, int64_t end) { transform_lanes(begin, end, f, pdx, px, pdy); });
   });
 }
 

@@ -6,6 +6,7 @@
 #include "core/backend/cpu/dispatch.h"
 #include "core/backend/cpu/kernels.h"
 #include "core/backend/cpu/parallel.h"
+#include "core/backend/cpu/simd.h"
 
 namespace trireme::cpu {
 namespace {
@@ -19,7 +20,7 @@ const T* data_or_null(const Tensor& t) {
 template <class T>
 void add_row(const T* x, const T* delta, T* sum, int64_t width) {
 #pragma omp simd
-  for (int64_t c = 0; c < width; ++c) sum[c] = T(static_cast<float>(x[c]) + static_cast<float>(delta[c]));
+  for (int64_t c = 0; c < width; ++c) assign(sum[c], static_cast<float>(x[c]) + static_cast<float>(delta[c]));
 }
 
 struct Moments {
@@ -28,16 +29,10 @@ struct Moments {
 
 template <class T>
 Moments moments_of_row(const T* x, int64_t width, float eps) {
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t c = 0; c < width; ++c) sum += static_cast<float>(x[c]);
-  const float mean = sum / static_cast<float>(width);
-  float squares = 0.0f;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t c = 0; c < width; ++c) {
-    const float centered = static_cast<float>(x[c]) - mean;
-    squares += centered * centered;
-  }
+  const auto value = [](FloatLanes v) { return v; };
+  const float mean = sum_over(width, value, x) / static_cast<float>(width);
+  const auto squared_distance = [mean](FloatLanes v) { return (v - mean) * (v - mean); };
+  const float squares = sum_over(width, squared_distance, x);
   return {mean, 1.0f / std::sqrt(squares / static_cast<float>(width) + eps)};
 }
 
@@ -46,12 +41,12 @@ void normalize_row(const T* x, Moments m, const T* w, const T* b, T* y, int64_t 
   if (b) {
 #pragma omp simd
     for (int64_t c = 0; c < width; ++c)
-      y[c] = T((static_cast<float>(x[c]) - m.mean) * m.rstd * static_cast<float>(w[c]) +
-               static_cast<float>(b[c]));
+      assign(y[c], (static_cast<float>(x[c]) - m.mean) * m.rstd * static_cast<float>(w[c]) +
+                       static_cast<float>(b[c]));
   } else {
 #pragma omp simd
     for (int64_t c = 0; c < width; ++c)
-      y[c] = T((static_cast<float>(x[c]) - m.mean) * m.rstd * static_cast<float>(w[c]));
+      assign(y[c], (static_cast<float>(x[c]) - m.mean) * m.rstd * static_cast<float>(w[c]));
   }
 }
 
@@ -109,10 +104,10 @@ void input_grad_row(const T* x, const T* dy, Moments m, const T* w, RowSums sums
   };
   if (dresidual) {
 #pragma omp simd
-    for (int64_t c = 0; c < width; ++c) dx[c] = T(grad(c) + static_cast<float>(dresidual[c]));
+    for (int64_t c = 0; c < width; ++c) assign(dx[c], grad(c) + static_cast<float>(dresidual[c]));
   } else {
 #pragma omp simd
-    for (int64_t c = 0; c < width; ++c) dx[c] = T(grad(c));
+    for (int64_t c = 0; c < width; ++c) assign(dx[c], grad(c));
   }
 }
 

@@ -1,0 +1,53 @@
+// A job whose rank 1 misbehaves as the argument says; failure_test.sh looks at how it ends.
+//   mpirun -n N mpi_failure kill_at_start|kill|stop|loop|throw|mismatch ID
+#include <csignal>
+#include <cstdio>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "comm/mpi/mpi_world.h"
+#include "tests/comm/test_tensor.h"
+
+using namespace trireme;
+
+namespace {
+
+constexpr int kBadStep = 3;
+
+void misbehave(const std::string& how, Group& world) {
+  if (how == "kill") std::raise(SIGKILL);
+  if (how == "stop") std::raise(SIGSTOP);
+  if (how == "throw") throw std::runtime_error("the disk is full");
+  if (how == "mismatch") world.barrier("of rank 1 alone").wait();
+  while (how == "loop") std::this_thread::sleep_for(std::chrono::seconds(1));
+}
+
+void train(const std::string& how, Group& world) {
+  check(world.size() > 1, "more than one rank");
+  if (how == "kill_at_start" && world.rank() == 1) std::raise(SIGKILL);
+  world.barrier("start").wait();
+  const Tensor gradients = make_tensor<float>(100'000, [](int64_t) { return 1; });
+  for (int step = 1; step <= 5; ++step) {
+    if (step == kBadStep && world.rank() == 1) misbehave(how, world);
+    world.all_reduce(gradients, ReduceOp::average, "step " + std::to_string(step)).wait();
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::optional<MpiWorld> mpi;
+  try {
+    check(argc == 3, "a mode and an id");
+    mpi.emplace(GroupOptions{.timeout_ms = 2000});
+    train(argv[1], mpi->world());
+    mpi->finalize();
+    return 0;
+  } catch (const std::exception& e) {
+    if (mpi) mpi->fail(e.what());
+    std::fprintf(stderr, "error: %s\n", e.what());
+    if (mpi) mpi->abort(1);
+    return 1;
+  }
+}
