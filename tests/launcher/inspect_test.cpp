@@ -130,7 +130,7 @@ TEST(Inspect, Shards) {
     writer->publish();
     const json found = inspect(path, {});
     EXPECT_EQ(found["tokens"], 4);
-    EXPECT_EQ(found["token_type"], "u16");
+    EXPECT_EQ(found["token_type"], "uint16");
     EXPECT_EQ(found["layout"], format == ShardFormat::llmc ? "llm.c" : "megatron");
     EXPECT_EQ(found["ids"], json({{"min", 3}, {"max", 900}, {"distinct", 3}}));
     EXPECT_EQ(found["first"], json(tokens));

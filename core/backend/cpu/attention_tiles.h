@@ -6,11 +6,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "core/backend/cpu/attention_simd.h"
-#include "core/error.h"
-#include "core/tensor.h"
 
 namespace trireme::cpu {
 
