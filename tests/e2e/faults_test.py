@@ -9,13 +9,13 @@ from harness import CommandTest
 
 ENDLESS = {"steps": 1000000}
 TIMEOUT_S = 5
-# A model whose checkpoint takes a while to write.
-WIDE = {"width": 512, "layers": 4, "heads": 8}
+# A model whose checkpoint, of about 40 MB, takes a while to write.
+WIDE = {"width": 256, "layers": 4, "heads": 8}
 
 
 class KilledRank(CommandTest):
-    def launch(self, **changes):
-        run = {**ENDLESS, "timeout_s": TIMEOUT_S}
+    def launch(self, timeout_s=TIMEOUT_S, **changes):
+        run = {**ENDLESS, "timeout_s": timeout_s}
         return self.start("launch", self.make_config(run=run, **changes), "-n", 2)
 
     def expect_the_others_to_end(self, process, rank):
@@ -40,7 +40,8 @@ class KilledRank(CommandTest):
         self.expect_the_others_to_end(process, 0)
 
     def test_while_a_checkpoint_is_written(self):
-        process = self.launch(model=WIDE, checkpoint={"every": 1, "keep": 2})
+        # The others wait while one rank writes, so the time-out leaves room for a slow disk.
+        process = self.launch(timeout_s=30, model=WIDE, checkpoint={"every": 1, "keep": 2})
         self.wait_for(lambda: self.checkpoints() and self.unfinished_checkpoints(), "a checkpoint being written", 60)
         os.kill(self.rank(0), signal.SIGKILL)
         self.expect_the_others_to_end(process, 0)
@@ -61,9 +62,13 @@ class KilledRank(CommandTest):
         finally:
             if stopped in self.processes():
                 os.kill(stopped, signal.SIGCONT)
+<<<<<<< HEAD
         self.assertRegex(shown, r"(?i)rank")
         self.assertRegex(shown, r"all_reduce|broadcast|barrier|all_gather|reduce_scatter")
         self.assertIn(f"within {TIMEOUT_S} s", shown)
+=======
+        self.assertRegex(shown, rf"rank 0: \w+ '[^']+' was not (joined|finished) by rank 1 within {TIMEOUT_S} s")
+>>>>>>> infra
 
 
 class FullDisk(CommandTest):

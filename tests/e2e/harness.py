@@ -152,13 +152,13 @@ class CommandTest(unittest.TestCase):
                 found.append(int(folder.name))
         return found
 
-    def rank(self, index, timeout_s=15):
+    def rank(self, index, timeout_s=40):
         """The process id of one rank of a launched run."""
         variable = f"OMPI_COMM_WORLD_RANK={index}"
         self.wait_for(lambda: self.processes(variable), f"rank {index} to start", timeout_s)
         return self.processes(variable)[0]
 
-    def wait_for(self, condition, what, timeout_s=20):
+    def wait_for(self, condition, what, timeout_s=40):
         end = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > end:

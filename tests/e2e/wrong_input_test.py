@@ -85,7 +85,7 @@ class WrongData(CommandTest):
     def test_shards_that_hold_less_than_one_sample(self):
         self.make_data()
         write_shard(self.folder / "train_000.bin", easy_tokens(20))
-        self.refused("20")
+        self.refused("20", "batch.sequence")
 
     def test_no_file_matches(self):
         self.refused("nothing*.bin", data={"train": f"{self.folder}/nothing*.bin"})
