@@ -62,13 +62,9 @@ class KilledRank(CommandTest):
         finally:
             if stopped in self.processes():
                 os.kill(stopped, signal.SIGCONT)
-<<<<<<< HEAD
         self.assertRegex(shown, r"(?i)rank")
         self.assertRegex(shown, r"all_reduce|broadcast|barrier|all_gather|reduce_scatter")
         self.assertIn(f"within {TIMEOUT_S} s", shown)
-=======
-        self.assertRegex(shown, rf"rank 0: \w+ '[^']+' was not (joined|finished) by rank 1 within {TIMEOUT_S} s")
->>>>>>> infra
 
 
 class FullDisk(CommandTest):
