@@ -23,13 +23,22 @@ size_t count_nodes(const ConfigNode& node) {
   return count;
 }
 
-/// Builds the tree from the YAML parser's events. Places are file:line, or `source` alone for an override.
+/// Lines of `text`, of which the last may lack its line break.
+int count_lines(const std::string& text) {
+  const auto breaks = static_cast<int>(std::count(text.begin(), text.end(), '\n'));
+  return breaks + (text.ends_with('\n') ? 0 : 1);
+}
+
+/// Builds the tree from the YAML parser's events. Places are file:line, or `source` alone where `num_lines`
+/// is 0.
 class TreeBuilder : public YAML::EventHandler {
  public:
-  TreeBuilder(std::string source, bool with_lines) : source_(std::move(source)), with_lines_(with_lines) {}
+  TreeBuilder(std::string source, int num_lines) : source_(std::move(source)), num_lines_(num_lines) {}
 
   std::string place(const YAML::Mark& mark) const {
-    return with_lines_ && mark.line >= 0 ? fmt::format("{}:{}", source_, mark.line + 1) : source_;
+    return num_lines_ > 0 && mark.line >= 0
+               ? fmt::format("{}:{}", source_, std::min(mark.line + 1, num_lines_))
+               : source_;
   }
   ConfigNode take_root() { return std::move(root_); }
 
@@ -117,7 +126,7 @@ class TreeBuilder : public YAML::EventHandler {
   }
 
   std::string source_;
-  bool with_lines_;
+  int num_lines_;  // what is missing at the end is said to be missing on the last of them
   ConfigNode root_;
   std::vector<Open> open_;
   std::map<YAML::anchor_t, ConfigNode> anchors_;
@@ -169,7 +178,7 @@ std::string ConfigNode::summary() const {
 }
 
 ConfigNode parse_config_tree(const std::string& text, const std::string& source_name) {
-  ConfigNode root = parse(text, TreeBuilder(source_name, true));
+  ConfigNode root = parse(text, TreeBuilder(source_name, count_lines(text)));
   if (root.kind == ConfigNode::Kind::null) root.kind = ConfigNode::Kind::map;
   if (root.kind != ConfigNode::Kind::map)
     throw ConfigError(
@@ -196,7 +205,7 @@ void set_in_tree(ConfigNode& root, const std::string& assignment) {
     if (dot == std::string_view::npos) break;
     path.remove_prefix(dot + 1);
   }
-  ConfigNode value = parse(assignment.substr(equals + 1), TreeBuilder(place, false));
+  ConfigNode value = parse(assignment.substr(equals + 1), TreeBuilder(place, 0));
   value.key = std::move(node->key);
   *node = std::move(value);
 }

@@ -17,9 +17,11 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr double kMeasureSeconds = 0.1;
-constexpr int64_t kWidth = 1024;  // of both matrices: large enough to reach the peak, and in every cache
-constexpr int64_t kRowsPerThread = 256;
+constexpr double kFirstSeconds = 0.1, kLaterSeconds = 0.02;
+// Of both matrices, and rows for each thread: large enough to reach the peak, and so small that one product
+// is done within a time slice of a machine that others use too.
+constexpr int64_t kWidth = 512;
+constexpr int64_t kRowsPerThread = 512;
 
 std::string cache_key(const Context& ctx, DType dtype) {
   return fmt::format("{}, {} on {} threads, {}", cpu_model(), to_string(ctx.backend->device()),
@@ -54,26 +56,26 @@ std::filesystem::path default_peak_cache() {
   return home && *home ? std::filesystem::path(home) / ".cache/trireme/peak.json" : std::filesystem::path();
 }
 
-double measure_peak_flops(Context& ctx, DType dtype) {
-  const int64_t rows = std::max(kWidth, kRowsPerThread * ctx.backend->num_threads());
+double measure_peak_flops(Context& ctx, DType dtype, double budget_s) {
+  const int64_t rows = kRowsPerThread * ctx.backend->num_threads();
   const Tensor x = ctx.zeros({rows, kWidth}, dtype, MemoryClass::workspace);
   const Tensor w = ctx.zeros({kWidth, kWidth}, dtype, MemoryClass::workspace);
   Tensor y = ctx.empty({rows, kWidth}, dtype, MemoryClass::workspace);
   const double seconds =
-      fastest_seconds(ctx, kMeasureSeconds, [&] { ctx.kernel<LinearForward>()(ctx, x, w, Tensor(), y); });
+      fastest_seconds(ctx, budget_s, [&] { ctx.kernel<LinearForward>()(ctx, x, w, Tensor(), y); });
   return 2.0 * static_cast<double>(rows * kWidth * kWidth) / seconds;
 }
 
 double peak_flops(Context& ctx, DType dtype, const std::filesystem::path& cache_file) {
   const std::string key = cache_key(ctx, dtype);
   Json cache = cache_file.empty() ? Json::object() : read_cache(cache_file);
-  if (const auto found = cache.find(key);
-      found != cache.end() && found->is_number() && found->get<double>() > 0)
-    return found->get<double>();
-  const double flops = measure_peak_flops(ctx, dtype);
-  cache[key] = flops;
+  const auto found = cache.find(key);
+  const double known = found != cache.end() && found->is_number() ? found->get<double>() : 0.0;
+  const double measured = measure_peak_flops(ctx, dtype, known > 0 ? kLaterSeconds : kFirstSeconds);
+  if (measured <= known) return known;
+  cache[key] = measured;
   if (!cache_file.empty()) write_cache(cache_file, cache);
-  return flops;
+  return measured;
 }
 
 }  // namespace trireme

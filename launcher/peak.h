@@ -11,11 +11,12 @@ namespace trireme {
 /// ~/.cache/trireme/peak.json (or below XDG_CACHE_HOME); "" where there is no home.
 std::filesystem::path default_peak_cache();
 
-/// Measures for about a tenth of a second with the context's threads, elements of `dtype`.
-double measure_peak_flops(Context& ctx, DType dtype);
+/// Measures for `budget_s` with the context's threads, elements of `dtype`.
+double measure_peak_flops(Context& ctx, DType dtype, double budget_s);
 
-/// What `cache_file` holds for this CPU model, number of threads and type; else measured, and put there. A
-/// cache that can't be read or written is no error.
+/// The highest that was ever measured for this CPU model, number of threads and type. The first time it takes
+/// about a tenth of a second; later, a glance tells whether the machine can do better than when it was
+/// measured, under other load perhaps. A cache that can't be read or written is no error.
 double peak_flops(Context& ctx, DType dtype, const std::filesystem::path& cache_file = default_peak_cache());
 
 }  // namespace trireme

@@ -120,6 +120,7 @@ TEST(Config, ValuesOutOfRangeSayTheRange) {
 }
 
 TEST(Config, BrokenYamlNamesTheLine) {
+  EXPECT_THAT(error_of("model: {layers: 2}\nbatch: {global: 4\n"), HasSubstr("gpt.yaml:2: not valid YAML"));
   EXPECT_THAT(error_of("run: {steps: 1\nmodel: ["), HasSubstr("gpt.yaml:"));
   EXPECT_THAT(error_of("run: {seed: 1}\nrun: {seed: 2}"),
               HasSubstr("gpt.yaml:2: run is given a second time (first at gpt.yaml:1)"));
