@@ -7,9 +7,7 @@ install(TARGETS trireme_core trireme_comm trireme_optim trireme_parallel trireme
         EXPORT trireme
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
         FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/trireme)
-if(TARGET trireme)
-  install(TARGETS trireme RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-endif()
+install(TARGETS trireme RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(DIRECTORY configs DESTINATION ${CMAKE_INSTALL_DATADIR}/trireme)
 
 install(EXPORT trireme NAMESPACE trireme:: FILE triremeTargets.cmake DESTINATION ${package_dir})

@@ -47,6 +47,7 @@ void CommEngine::submit(std::shared_ptr<Operation> operation) {
   bool driven;
   {
     Lock lock(mutex_);
+    ++num_unfinished_[operation->queue.group_id];
     inbox_.push_back(std::move(operation));
     if (failure_) take_inbox();
     driven = driving_;
@@ -64,12 +65,21 @@ void CommEngine::take_inbox() {
     std::shared_ptr<Operation>& operation = inbox_.front();
     if (failure_) {
       operation->task = Task();
-      operation->error_ = given_up(*operation, *failure_);
-      operation->finished_.store(true, std::memory_order_release);
+      mark_finished(*operation, given_up(*operation, *failure_));
     } else {
-      ++num_queued_;
       queues_[operation->queue].push_back(std::move(operation));
     }
+  }
+}
+
+/// With mutex_ held. Takes the operations of groups that are gone out of their queues.
+void CommEngine::take_abandoned() {
+  for (const uint32_t group_id : std::exchange(abandoned_groups_, {})) {
+    const auto begin = queues_.lower_bound({.group_id = group_id}),
+               end = queues_.lower_bound({.group_id = group_id + 1});
+    for (auto it = begin; it != end; ++it)
+      abandoned_.insert(abandoned_.end(), it->second.begin(), it->second.end());
+    queues_.erase(begin, end);
   }
 }
 
@@ -80,6 +90,7 @@ void CommEngine::drive(Lock& lock, Over over) {
   last_moved_ = Clock::now();
   while (!over()) {
     take_inbox();
+    take_abandoned();
     lock.unlock();
     if (!progress())
       transport_->pause(std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - last_moved_));
@@ -106,6 +117,16 @@ void CommEngine::drive_until_done(const Operation& operation) {
   drive_or_wait([&] { return operation.done(); });
 }
 
+void CommEngine::give_up(const Channel& channel) {
+  {
+    Lock lock(mutex_);
+    if (!num_unfinished_.contains(channel.id())) return;
+    abandoned_groups_.push_back(channel.id());
+  }
+  transport_->wake();
+  drive_or_wait([&] { return !num_unfinished_.contains(channel.id()); });
+}
+
 void CommEngine::run_thread() {
   Lock lock(mutex_);
   while (!stopping_) {
@@ -123,6 +144,8 @@ bool CommEngine::progress() {
   } catch (const std::exception& e) {
     fail_all(e.what(), Origin::elsewhere);
   }
+  for (const auto& operation : std::exchange(abandoned_, {}))
+    finish(operation, given_up(*operation, "its group is gone"));
   bool moved = false;
   for (auto it = queues_.begin(); it != queues_.end();) {
     auto& queue = it->second;
@@ -220,7 +243,7 @@ void CommEngine::finish(const std::shared_ptr<Operation>& operation, std::except
     operation->awaited_.clear();
     operation->task = Task();  // gives the tensors back
   }
-  if (Tracer* tracer = operation->options.tracer; tracer && operation->started_)
+  if (Tracer* tracer = operation->options.tracer; tracer && !error)
     tracer->add(Tracer::Lane::communication, operation->text(), operation->start_us_, Tracer::now_us(),
                 static_cast<int64_t>(operation->bytes));
   if (!error) {
@@ -232,11 +255,16 @@ void CommEngine::finish(const std::shared_ptr<Operation>& operation, std::except
   }
   {
     Lock lock(mutex_);
-    --num_queued_;
-    operation->error_ = std::move(error);
-    operation->finished_.store(true, std::memory_order_release);
+    mark_finished(*operation, std::move(error));
   }
   changed_.notify_all();
+}
+
+void CommEngine::mark_finished(Operation& operation, std::exception_ptr error) {
+  const auto unfinished = num_unfinished_.find(operation.queue.group_id);
+  if (--unfinished->second == 0) num_unfinished_.erase(unfinished);
+  operation.error_ = std::move(error);
+  operation.finished_.store(true, std::memory_order_release);
 }
 
 void CommEngine::fail_all(const std::string& reason, Origin origin, const Operation* culprit) {

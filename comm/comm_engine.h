@@ -38,6 +38,8 @@ class CommEngine {
 
   void submit(std::shared_ptr<Operation> operation);
   void drive_until_done(const Operation& operation);
+  /// What of the group is not done is given up, so that its memory and tracer may go; nobody is told.
+  void give_up(const Channel& channel);
 
   /// This rank can't go on: its operations are given up, and the peers' throw "rank R failed: reason".
   /// Returns when they were told, or after a second. Nothing when something failed before.
@@ -62,8 +64,9 @@ class CommEngine {
   template <class Over>
   void drive_or_wait(Over over, Clock::time_point deadline = Clock::time_point::max());
   void run_thread();
-  bool has_work() const { return !inbox_.empty() || num_queued_ > 0 || !all_told_; }
+  bool has_work() const { return !num_unfinished_.empty() || !all_told_; }
   void take_inbox();
+  void take_abandoned();
 
   // The driver's.
   bool progress();
@@ -73,6 +76,7 @@ class CommEngine {
   enum class Origin { here, elsewhere };
   void fail_all(const std::string& reason, Origin origin, const Operation* culprit = nullptr);
   std::string timeout_text(const Operation& operation, Clock::time_point now) const;
+  void mark_finished(Operation& operation, std::exception_ptr error);  // with mutex_ held
   std::exception_ptr given_up(const Operation& operation, const std::string& reason) const;
 
   std::unique_ptr<Transport> transport_;
@@ -83,7 +87,8 @@ class CommEngine {
   std::mutex mutex_;  // guards from here ...
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Operation>> inbox_;
-  size_t num_queued_ = 0;
+  std::map<uint32_t, size_t> num_unfinished_;  // by group, where there are any
+  std::vector<uint32_t> abandoned_groups_;     // which the driver has not seen yet
   bool driving_ = false;
   bool stopping_ = false;
   std::optional<std::string> failure_;          // why everything was given up
@@ -94,6 +99,7 @@ class CommEngine {
   bool all_leaving_ = false;  // ... to here
 
   std::map<QueueKey, std::deque<std::shared_ptr<Operation>>> queues_;  // the driver's, from here ...
+  std::vector<std::shared_ptr<Operation>> abandoned_;
   std::unique_ptr<Monitor> monitor_;
   Activity activity_;
   Clock::time_point next_poll_;

@@ -30,6 +30,10 @@ std::unique_ptr<Group> make_world_group(CommEngine& engine, const GroupOptions& 
 DirectGroup::DirectGroup(std::shared_ptr<Channel> channel, const GroupOptions& options)
     : Group(channel->rank(), channel->size(), channel->name(), options), channel_(std::move(channel)) {}
 
+DirectGroup::~DirectGroup() {
+  channel_->engine().give_up(*channel_);
+}
+
 /// `whole` is the largest tensor of the operation: what its bytes are counted by.
 std::shared_ptr<Operation> DirectGroup::make_operation(OpKind kind, std::string_view label,
                                                        const Tensor& whole) const {

@@ -13,6 +13,7 @@ std::unique_ptr<Group> make_world_group(CommEngine& engine, const GroupOptions& 
 class DirectGroup final : public Group {
  public:
   DirectGroup(std::shared_ptr<Channel> channel, const GroupOptions& options);
+  ~DirectGroup() override;
 
  private:
   Work do_all_reduce(const Tensor& t, ReduceOp op, std::string_view label) override;

@@ -25,7 +25,7 @@ std::string_view name_of(ReduceOp op);
 
 struct GroupOptions {
   int64_t timeout_ms = 120'000;  // of one operation, from the moment that it is the first of its queue
-  Tracer* tracer = nullptr;      // gets a span for each operation; must outlive the group's operations
+  Tracer* tracer = nullptr;      // gets a span for each operation that was done; must outlive the group
 };
 
 /// Every operation is asynchronous: it returns at once, and the tensors must be left alone until the Work is
@@ -37,6 +37,7 @@ class Group {
  public:
   static constexpr int kMaxTag = 0xffff;
 
+  /// Operations that are not done are given up, as when an exception passes by; the peers are not told.
   virtual ~Group() = default;
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;

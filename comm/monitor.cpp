@@ -32,13 +32,18 @@ struct Monitor::Notice {
   char reason[1200];
 };
 
+/// An operation that a rank is known to have finished.
+struct Known {
+  std::string operation, then_in;
+  Clock::time_point at{};
+};
+
 struct Monitor::Peer {
   int rank = 0;
   Notice incoming{}, outgoing{};  // before the requests on them
   std::unique_ptr<Request> incoming_request, outgoing_request;
   Clock::time_point heard_at = Clock::now();
-  Clock::time_point finished_at{};  // of the last operation known; 0 for none
-  std::string finished, running;
+  Known told, seen;  // by its notices, and by what both took part in
   bool leaving = false;
   bool owes_beat = false, owes_failure = false, owes_leaving = false;  // what this rank still has to send
 };
@@ -72,12 +77,7 @@ void Monitor::receive(Peer& peer, Clock::time_point now) {
   while (peer.incoming_request->done()) {
     const Notice& notice = peer.incoming;
     peer.heard_at = now;
-    const auto finished_at = now - std::chrono::milliseconds(notice.finished_ms_ago);
-    if (finished_at > peer.finished_at || peer.finished == notice.finished) {  // else saw() knows more
-      peer.finished = notice.finished;
-      peer.finished_at = finished_at;
-      peer.running = notice.running;
-    }
+    peer.told = {notice.finished, notice.running, now - std::chrono::milliseconds(notice.finished_ms_ago)};
     if (notice.kind == NoticeKind::leaving) peer.leaving = true;
     if (notice.kind == NoticeKind::failed && !failure_)
       failure_ = fmt::format("rank {} failed: {}", peer.rank, notice.reason);
@@ -89,9 +89,8 @@ void Monitor::receive(Peer& peer, Clock::time_point now) {
 void Monitor::saw(int rank, const std::string& operation, Clock::time_point now) {
   if (rank == transport_.rank()) return;
   Peer& peer = this->peer(rank);
-  peer.heard_at = peer.finished_at = now;
-  peer.finished = operation;
-  peer.running.clear();
+  peer.heard_at = peer.seen.at = now;
+  peer.seen.operation = operation;
 }
 
 Monitor::Peer& Monitor::peer(int rank) const {
@@ -144,11 +143,12 @@ bool Monitor::all_leaving() const {
 std::string Monitor::describe(int rank, Clock::time_point now) const {
   const Peer& peer = this->peer(rank);
   const auto silence = now - peer.heard_at;
-  std::string text = peer.finished.empty()
-                         ? fmt::format("rank {} has not been heard of since the start", rank)
-                         : fmt::format("rank {} last took part in {} {} ago", rank, peer.finished,
-                                       seconds_text(now - peer.finished_at));
-  if (!peer.running.empty()) text += fmt::format(", was then in {},", peer.running);
+  // A notice may be older than it looks: how long it was under way is not known.
+  const Known& known = peer.told.at > peer.seen.at + kBeatPeriod ? peer.told : peer.seen;
+  std::string text = known.operation.empty() ? fmt::format("rank {} has not finished anything yet", rank)
+                                             : fmt::format("rank {} last took part in {} {} ago", rank,
+                                                           known.operation, seconds_text(now - known.at));
+  if (!known.then_in.empty()) text += fmt::format(", was then in {},", known.then_in);
   return text + (silence > kSilence ? fmt::format(" and has been silent for {}", seconds_text(silence))
                                     : " and is alive");
 }

@@ -8,8 +8,8 @@
 
 namespace trireme {
 
-/// Cheap to copy. A default-constructed Work is done. Dropping a Work does not cancel the operation, which
-/// keeps the tensors it works on alive.
+/// Cheap to copy. A default-constructed Work is done. The operation keeps the tensors it works on alive; it
+/// runs on when its Work is dropped, as long as there is the group.
 class [[nodiscard]] Work {
  public:
   /// What an implementation of Group hands out.

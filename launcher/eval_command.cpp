@@ -59,7 +59,7 @@ void eval(const EvalOptions& options) {
 void add_eval_command(CLI::App& app) {
   auto options = std::make_shared<EvalOptions>();
   CLI::App* command = app.add_subcommand("eval", "Measures a checkpoint on data: loss, perplexity, bits per byte");
-  command->add_option("CHECKPOINT", options->checkpoint, "A checkpoint, a folder of them, or a run's folder")->required();
+  command->add_option("CHECKPOINT", options->checkpoint, "A checkpoint, or a run's folder")->required();
   command->add_option("--data", options->data, "Token files, a glob")->required();
   command->add_option("--batches", options->batches, "How many batches at most; 0: all of the data")
       ->check(CLI::NonNegativeNumber);

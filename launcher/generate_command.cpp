@@ -50,7 +50,7 @@ void add_generate_command(CLI::App& app) {
   auto options = std::make_shared<GenerateOptions>();
   SamplingConfig& s = options->sampling;
   CLI::App* command = app.add_subcommand("generate", "Continues a text with a trained model");
-  command->add_option("CHECKPOINT", options->checkpoint, "A checkpoint, a folder of them, or a run's folder")->required();
+  command->add_option("CHECKPOINT", options->checkpoint, "A checkpoint, or a run's folder")->required();
   command->add_option("--prompt", options->prompt, "The text to continue");
   command->add_option("--tokens", s.tokens, "Tokens to make at most")->capture_default_str();
   command->add_option("--temperature", s.temperature, "Below 1 bolder, above 1 wilder; 0: always the likeliest")

@@ -124,8 +124,7 @@ json inspect(const fs::path& path, const InspectOptions& options) {
   if (!fs::exists(path)) throw ConfigError(fmt::format("{}: there is no such file or folder", path.string()));
   if (fs::is_directory(path)) {
     if (fs::exists(path / kManifestName)) return inspect_checkpoint(path, options);
-    const fs::path folder = fs::is_directory(path / "checkpoints") ? path / "checkpoints" : path;
-    if (!find_checkpoints(folder).empty()) return inspect_checkpoints(folder, options);
+    if (!find_checkpoints(path).empty()) return inspect_checkpoints(path, options);
     throw ConfigError(fmt::format("{}: a folder without a checkpoint ({} or step-* folders)", path.string(),
                                   kManifestName));
   }

@@ -10,9 +10,7 @@
 namespace trireme {
 
 std::filesystem::path find_checkpoint(const std::filesystem::path& path) {
-  const std::filesystem::path of_run = path / "checkpoints";
-  return resolve_checkpoint(std::filesystem::is_directory(of_run) ? of_run : path,
-                            [](const std::string& line) { fmt::print(stderr, "{}\n", line); });
+  return resolve_checkpoint(path, [](const std::string& line) { fmt::print(stderr, "{}\n", line); });
 }
 
 LoadedModel load_model(const std::filesystem::path& path, int threads) {
@@ -34,8 +32,8 @@ std::string tokenizer_of(const std::filesystem::path& checkpoint) {
   if (!reader.has_section("tokenizer")) return "";
   const std::string name = reader.section("tokenizer").get<std::string>();
   if (name.empty() || name == "bytes") return name;
-  // The file lies in the run's folder, two above the checkpoint; an imported checkpoint may carry it along.
-  for (const auto& folder : {checkpoint.parent_path().parent_path(), checkpoint})
+  // The file lies in the run's folder, above the checkpoint; a checkpoint that was moved may carry it along.
+  for (const auto& folder : {std::filesystem::absolute(checkpoint).parent_path(), checkpoint})
     if (std::filesystem::exists(folder / name)) return (folder / name).string();
   return std::filesystem::exists(name) ? name : "";
 }

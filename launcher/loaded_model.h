@@ -12,7 +12,7 @@
 
 namespace trireme {
 
-/// What a user means by a checkpoint: one, a folder of them, or a run's folder. Says what it skipped on stderr.
+/// What a user means by a checkpoint: one, or a run's folder and so its newest. Says what it skipped on stderr.
 std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 
 struct LoadedModel {

@@ -103,16 +103,24 @@ void add_prepare_command(CLI::App& app) {
                    "Text files (a document each), or JSON lines (.jsonl, .ndjson, .json)")
       ->required();
   command->add_option("--out", options->out, "Folder for the shards")->required();
-  command->add_option(
-      "--tokenizer", options->tokenizer,
-      "bytes, sentencepiece (byte-pair encoding, trained on the input), or a sentencepiece .model");
-  command->add_option("--vocab", options->vocab, "Vocabulary of a tokenizer trained here");
-  command->add_option("--valid-fraction", options->valid_fraction,
-                      "Share of the input, its end, kept for validation");
-  command->add_option("--shard-tokens", options->shard_tokens, "Most tokens in one shard");
-  command->add_option("--threads", options->threads, "Threads that tokenize; 0: one a core");
-  command->add_option("--format", *format, "llmc (.bin), or megatron (.bin and .idx)");
-  command->add_option("--text-field", options->text_field, "Field of JSON lines that holds the text");
+  command
+      ->add_option(
+          "--tokenizer", options->tokenizer,
+          "bytes, sentencepiece (byte-pair encoding, trained on the input), or a sentencepiece .model")
+      ->capture_default_str();
+  command->add_option("--vocab", options->vocab, "Vocabulary of a tokenizer trained here")
+      ->capture_default_str();
+  command
+      ->add_option("--valid-fraction", options->valid_fraction,
+                   "Share of the input, its end, kept for validation")
+      ->capture_default_str();
+  command->add_option("--shard-tokens", options->shard_tokens, "Most tokens in one shard")
+      ->capture_default_str();
+  command->add_option("--threads", options->threads, "Threads that tokenize; 0: one a core")
+      ->capture_default_str();
+  command->add_option("--format", *format, "llmc (.bin), or megatron (.bin and .idx)")->capture_default_str();
+  command->add_option("--text-field", options->text_field, "Field of JSON lines that holds the text")
+      ->capture_default_str();
   command->add_flag("--skip-bad", options->skip_bad,
                     "Leave out lines that are not JSON objects with that field");
   command->footer(

@@ -78,8 +78,10 @@ void Trainer::open_data() {
                model.true_vocab,     data_group_.rank(), data_group_.size()};
   train_data_ = open_datasets(config_.data.train);
   valid_data_ = open_datasets(config_.data.valid);
+  // As many samples as eval_batches global batches hold, so that every layout looks at the same ones.
   if (!valid_data_.empty())
-    evaluator_ = std::make_unique<Evaluator>(valid_data_, geometry_, config_.run.eval_batches, info.token_bytes);
+    evaluator_ = std::make_unique<Evaluator>(valid_data_, geometry_, config_.run.eval_batches * micro_batches_,
+                                             info.token_bytes);
 }
 
 void Trainer::build_model() {
@@ -95,8 +97,6 @@ void Trainer::build_model() {
   guard_ = std::make_unique<UpdateGuard>(ctx_, config_.optim);
 }
 
-std::filesystem::path Trainer::checkpoints() const { return std::filesystem::path(config_.run.out) / "checkpoints"; }
-
 // Rank 0 looks, since ranks that look by themselves may see different states of a file system.
 std::optional<std::filesystem::path> Trainer::choose_checkpoint() {
   const std::string& resume = config_.checkpoint.resume;
@@ -105,9 +105,9 @@ std::optional<std::filesystem::path> Trainer::choose_checkpoint() {
   if (resume != "auto") return resolve_checkpoint(resume, world_.rank() == 0 ? CheckpointLog(log) : [](const std::string&) {});
   std::array<int64_t, 1> step{-1};
   if (world_.rank() == 0)
-    if (const auto found = choose_resume(checkpoints(), log)) step[0] = CheckpointReader(*found).step();
+    if (const auto found = choose_resume(config_.run.out, log)) step[0] = CheckpointReader(*found).step();
   world_.broadcast(as_tensor(step), 0, "the checkpoint to resume from").wait();
-  return step[0] < 0 ? std::nullopt : std::optional(checkpoints() / checkpoint_name(step[0]));
+  return step[0] < 0 ? std::nullopt : std::optional(std::filesystem::path(config_.run.out) / checkpoint_name(step[0]));
 }
 
 void Trainer::start() {
@@ -273,7 +273,7 @@ void Trainer::evaluate() {
 void Trainer::save() {
   std::array<int32_t, 1> failed{0};
   CheckpointTarget target;
-  target.root = checkpoints();
+  target.root = config_.run.out;
   target.step = progress_.step;
   target.rank = world_.rank();
   target.ranks = world_.size();
@@ -295,7 +295,7 @@ void Trainer::save() {
                                       : tokenizer_);
   const std::filesystem::path path = writer.commit();
   if (!report_) return;
-  if (config_.checkpoint.keep > 0) prune(checkpoints(), static_cast<int>(config_.checkpoint.keep), path);
+  if (config_.checkpoint.keep > 0) prune(config_.run.out, static_cast<int>(config_.checkpoint.keep), path);
   report_->note(fmt::format("checkpoint {}", path.string()));
 }
 

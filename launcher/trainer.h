@@ -53,7 +53,6 @@ class Trainer {
   void exchange_flags(float& loss);
   void evaluate();
   void control_trace();
-  std::filesystem::path checkpoints() const;
 
   Config config_;
   Group& world_;

@@ -92,10 +92,14 @@ void write_weights(CheckpointReader& reader, const ModelConfig& config, const fs
   std::vector<std::byte> converted;
   for (size_t i = 0; i < tensors.size(); ++i) {
     const std::vector<float> values = read_tensor(reader, tensors[i], config.vocab);
-    converted.resize(values.size() * size_of(dtype));
-    convert_elements(DType::f32, std::as_bytes(std::span(values)), dtype, converted);
     writer.begin_tensor(specs[i]);
-    writer.append(converted);
+    if (dtype == DType::f32) {
+      writer.append(std::as_bytes(std::span(values)));
+    } else {
+      converted.resize(values.size() * size_of(dtype));
+      convert_elements(DType::f32, std::as_bytes(std::span(values)), dtype, converted);
+      writer.append(converted);
+    }
   }
   writer.finish();
 }

@@ -35,7 +35,7 @@ void LocalWorld::run(const std::function<void(Group& world)>& body) {
   TRIREME_ASSERT(size_ >= 1, "a world of no ranks");
   comm::LocalFabric fabric(size_);
   FirstError first_error;
-  // Engines outlive all ranks' bodies: what a rank sent off before it returned still arrives.
+  // Engines outlive all ranks' bodies, so that those that are still running hear of a failure.
   std::vector<std::unique_ptr<comm::CommEngine>> engines;
   for (int rank = 0; rank < size_; ++rank)
     engines.push_back(

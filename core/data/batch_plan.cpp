@@ -34,9 +34,10 @@ std::string ways_out(int64_t global, int64_t micro, int64_t data_size) {
 }  // namespace
 
 BatchPlan plan_batch(int64_t global, int64_t micro, int64_t data_size) {
-  if (global < 1 || micro < 1)
-    throw ConfigError(
-        fmt::format("batch.global = {} and batch.micro = {}: both must be 1 or more", global, micro));
+  constexpr int64_t kMost = int64_t{1} << 31;
+  if (global < 1 || micro < 1 || global > kMost || micro > kMost)
+    throw ConfigError(fmt::format("batch.global = {} and batch.micro = {}: both must be from 1 to {}", global,
+                                  micro, kMost));
   TRIREME_ASSERT(data_size >= 1, "a mesh without data ranks");
   if (micro > global || data_size > global || global % (micro * data_size) != 0)
     throw ConfigError(fmt::format("batch.global = {} does not divide into micro-batches of {} on {} {}: {}",

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "core/ops/attention.h"
 #include "core/ops/classifier.h"
 #include "core/ops/embedding.h"
 #include "core/ops/gelu.h"
@@ -156,9 +157,25 @@ std::vector<OpRow> table_rows() {
   };
 }
 
+std::vector<OpRow> attention_rows() {
+  const auto row = [](const char* name, AttentionShape shape) {
+    const Shape qkv{shape.batch * shape.tokens, shape.qkv_width()};
+    return OpRow{name, {qkv}, {}, [shape](Context& ctx, Inputs x, Parameters) {
+                   return Tensors{attention(ctx, x[0], shape)};
+                 }};
+  };
+  return {
+      row("attention_causal", {.batch = 2, .tokens = 37, .heads = 3, .kv_heads = 3, .head_dim = 19}),
+      row("attention_of_all_tokens",
+          {.batch = 2, .tokens = 70, .heads = 2, .kv_heads = 2, .head_dim = 33, .causal = false}),
+      row("attention_grouped", {.batch = 1, .tokens = 67, .heads = 6, .kv_heads = 2, .head_dim = 16}),
+  };
+}
+
 std::vector<OpRow> all_rows() {
   std::vector<OpRow> rows;
-  for (const auto& part : {elementwise_rows(), linear_rows(), layer_norm_rows(), table_rows()})
+  for (const auto& part :
+       {elementwise_rows(), linear_rows(), layer_norm_rows(), table_rows(), attention_rows()})
     rows.insert(rows.end(), part.begin(), part.end());
   return rows;
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <thread>
 
 #include "core/ops/classifier.h"
@@ -176,6 +177,16 @@ TEST_F(Ops, ClassifierWithoutATapeGivesTheLossAlone) {
   ctx_.tape = &tape;
   EXPECT_EQ(classifier_loss(ctx_, h, w, targets, 1.0f, 16).item<float>(), alone);
   EXPECT_TRUE(w.grad_written);
+}
+
+TEST_F(Ops, NotANumberIsNeverHidden) {
+  Parameter w = parameter({37, 8}, 1);
+  Tensor h = normal({5, 8}, 2);
+  h.data<float>()[3 * 8 + 1] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_TRUE(std::isnan(classifier_loss(ctx_, h, w, ctx_.zeros({5}, DType::i32), 1.0f, 37).item<float>()));
+  EXPECT_TRUE(std::isnan(gelu(ctx_, h).data<float>()[3 * 8 + 1]));
+  Parameter norm = parameter({8}, 3);
+  EXPECT_TRUE(std::isnan(layer_norm(ctx_, h, norm, nullptr).data<float>()[3 * 8]));
 }
 
 TEST_F(Ops, ClassifierScalesGradientsByTheLossScale) {

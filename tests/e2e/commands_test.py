@@ -64,7 +64,7 @@ class Text(CommandTest):
         self.trireme(*sample, "--top-p", 0.5)
 
     def test_sentencepiece_from_text_to_sample(self):
-        self.prepare("--tokenizer", "bpe", "--vocab", 300)
+        self.prepare("--tokenizer", "sentencepiece", "--vocab", 300)
         models = list((self.folder / "tokens").glob("*.model"))
         self.assertEqual(len(models), 1)
         self.train_on_text(steps=20)

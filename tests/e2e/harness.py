@@ -152,13 +152,13 @@ class CommandTest(unittest.TestCase):
                 found.append(int(folder.name))
         return found
 
-    def rank(self, index, timeout_s=15):
+    def rank(self, index, timeout_s=40):
         """The process id of one rank of a launched run."""
         variable = f"OMPI_COMM_WORLD_RANK={index}"
         self.wait_for(lambda: self.processes(variable), f"rank {index} to start", timeout_s)
         return self.processes(variable)[0]
 
-    def wait_for(self, condition, what, timeout_s=20):
+    def wait_for(self, condition, what, timeout_s=40):
         end = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > end:
@@ -185,6 +185,9 @@ class CommandTest(unittest.TestCase):
         """The steps of the finished checkpoints, in order."""
         names = (entry.name for entry in (run or self.run_folder).glob("step-*") if entry.is_dir())
         return sorted(int(name[5:]) for name in names if re.fullmatch(r"step-\d{8}", name))
+
+    def unfinished_checkpoints(self):
+        return [entry.name for entry in self.run_folder.glob(".*")]
 
     def checkpoint(self, step, run=None):
         return (run or self.run_folder) / f"step-{step:08d}"

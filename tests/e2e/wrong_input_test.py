@@ -82,10 +82,10 @@ class WrongData(CommandTest):
         write_shard(self.folder / "train_000.bin", easy_tokens(500) + [VOCAB + 1000] * 500)
         self.refused(str(VOCAB + 1000), str(VOCAB))
 
-    def test_shards_that_hold_less_than_one_batch(self):
+    def test_shards_that_hold_less_than_one_sample(self):
         self.make_data()
-        write_shard(self.folder / "train_000.bin", easy_tokens(40))
-        self.refused("40")
+        write_shard(self.folder / "train_000.bin", easy_tokens(20))
+        self.refused("20", "batch.sequence")
 
     def test_no_file_matches(self):
         self.refused("nothing*.bin", data={"train": f"{self.folder}/nothing*.bin"})

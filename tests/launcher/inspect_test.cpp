@@ -90,18 +90,16 @@ TEST(Inspect, QuickReadsNoValuesAndVerifyReadsAll) {
   EXPECT_THAT(error_of(checkpoint), HasSubstr("checksum"));
 }
 
-TEST(Inspect, AFolderOfCheckpointsAndARunsFolder) {
+TEST(Inspect, ARunsFolder) {
   const TemporaryFolder folder;
-  write_checkpoint(folder / "checkpoints", 7);
-  fs::remove(write_checkpoint(folder / "checkpoints", 8) / kManifestName);
-  for (const fs::path& path : {folder.path(), folder / "checkpoints"}) {
-    const json found = inspect(path, {.values = false, .verify = true});
-    ASSERT_EQ(found["checkpoints"].size(), 2u);
-    EXPECT_THAT(found["checkpoints"][0]["problem"].get<std::string>(), HasSubstr(kManifestName));
-    EXPECT_EQ(found["checkpoints"][1]["step"], 7);
-    EXPECT_EQ(found["checkpoints"][1]["verified"], true);
-    EXPECT_THAT(inspection_text(found), HasSubstr("all checksums fit"));
-  }
+  write_checkpoint(folder / "run", 7);
+  fs::remove(write_checkpoint(folder / "run", 8) / kManifestName);
+  const json found = inspect(folder / "run", {.values = false, .verify = true});
+  ASSERT_EQ(found["checkpoints"].size(), 2u);
+  EXPECT_THAT(found["checkpoints"][0]["problem"].get<std::string>(), HasSubstr(kManifestName));
+  EXPECT_EQ(found["checkpoints"][1]["step"], 7);
+  EXPECT_EQ(found["checkpoints"][1]["verified"], true);
+  EXPECT_THAT(inspection_text(found), HasSubstr("all checksums fit"));
 }
 
 TEST(Inspect, ASafetensorsFile) {
@@ -130,7 +128,7 @@ TEST(Inspect, Shards) {
     writer->publish();
     const json found = inspect(path, {});
     EXPECT_EQ(found["tokens"], 4);
-    EXPECT_EQ(found["token_type"], "u16");
+    EXPECT_EQ(found["token_type"], "uint16");
     EXPECT_EQ(found["layout"], format == ShardFormat::llmc ? "llm.c" : "megatron");
     EXPECT_EQ(found["ids"], json({{"min", 3}, {"max", 900}, {"distinct", 3}}));
     EXPECT_EQ(found["first"], json(tokens));

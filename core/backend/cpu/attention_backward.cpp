@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/backend/cpu/attention_forward.h"
+#include "core/backend/cpu/dispatch.h"
 #include "core/ops/attention.h"
 
 namespace trireme::cpu {
@@ -223,7 +224,7 @@ void backward_heads(Context& ctx, const BackwardOperands<T>& x) {
 
 void attention_backward(Context& ctx, const Tensor& qkv, const Tensor& out, const Tensor& lse,
                         const Tensor& d_out, const AttentionShape& shape, Tensor& d_qkv) {
-  with_storage_type(qkv.dtype(), [&]<class T>(T*) {
+  dispatch_compute("attention", qkv.dtype(), [&]<class T>(T) {
     backward_heads<T>(ctx, {.qkv = qkv.data<T>(),
                             .out = out.data<T>(),
                             .lse = lse.data<float>(),

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/backend/cpu/attention_forward.h"
+#include "core/backend/cpu/dispatch.h"
 #include "core/ops/attention.h"
 
 namespace trireme::cpu {
@@ -13,6 +14,17 @@ namespace {
 
 constexpr int64_t kRowsAhead = 32;      // to prefetch
 constexpr int64_t kMaxTokensByRow = 4;  // above, tiles are faster
+
+struct RowScratch {
+  RowScratch(ScratchCarver carver, int64_t group, int64_t num_keys, int64_t width)
+      : scores(carver.take(group, round_up(num_keys, kLanes))),
+        queries(carver.take(group, width)),
+        out(carver.take(group, width)),
+        num_floats(carver.num_floats()) {}
+
+  Tile scores, queries, out;  // one row for each head of queries that shares the keys
+  int64_t num_floats;
+};
 
 template <class T>
 void append(const Tensor& qkv, const AttentionShape& shape, const KvCache& cache) {
@@ -63,7 +75,10 @@ void weighted_sum(const float* weights, HeadRows<const T> rows, int64_t count, f
 void softmax(float* scores, int64_t count, float factor) {
   const int64_t padded = round_up(count, kLanes);
   std::fill(scores + count, scores + padded, -std::numeric_limits<float>::infinity());
-  const float maximum = *std::max_element(scores, scores + count);
+  Vec maxima = load(scores);
+  for (int64_t i = kLanes; i < padded; i += kLanes) maxima = max(load(scores + i), maxima);
+  float maximum = maxima[0];
+  for (int i = 1; i < kLanes; ++i) maximum = std::max(maximum, maxima[i]);
   Vec total{};
   for (int64_t i = 0; i < padded; i += kLanes) {
     const Vec p = exp2((load(scores + i) - maximum) * factor);
@@ -76,7 +91,7 @@ void softmax(float* scores, int64_t count, float factor) {
 
 /// The heads of queries that share key-value head `g`, of all new tokens of sample `b`.
 template <class T>
-void attend_by_row(const AttentionOperands<T>& x, int64_t b, int64_t g, Tile scores, Tile query, Tile out) {
+void attend_by_row(const AttentionOperands<T>& x, int64_t b, int64_t g, const RowScratch& s) {
   const int64_t dim = x.head_dim, group = x.heads / x.kv_heads, offset = b * x.key_batch_stride + g * dim;
   const HeadRows<const T> keys{x.keys + offset, x.key_stride, dim},
       values{x.values + offset, x.key_stride, dim};
@@ -84,14 +99,14 @@ void attend_by_row(const AttentionOperands<T>& x, int64_t b, int64_t g, Tile sco
     const int64_t num_keys = x.first_position + t + 1, h = g * group;
     const HeadRows<const T> queries{x.queries + b * x.query_batch_stride + t * x.query_stride + h * dim, dim,
                                     dim};
-    pack_rows(queries, group, group, dim, query);
+    pack_rows(queries, group, group, dim, s.queries);
     for (int64_t k = 0; k < num_keys; ++k) {
       if (k + kRowsAhead < num_keys) prefetch_rows(keys, k + kRowsAhead, k + kRowsAhead + 1);
-      for (int64_t i = 0; i < group; ++i) scores.row(i)[k] = dot(query.row(i), keys.row(k), dim);
+      for (int64_t i = 0; i < group; ++i) s.scores.row(i)[k] = dot(s.queries.row(i), keys.row(k), dim);
     }
-    for (int64_t i = 0; i < group; ++i) softmax(scores.row(i), num_keys, score_factor(dim));
-    for (int64_t i = 0; i < group; ++i) weighted_sum(scores.row(i), values, num_keys, out.row(i));
-    unpack_rows(out, group, 1.0f,
+    for (int64_t i = 0; i < group; ++i) softmax(s.scores.row(i), num_keys, score_factor(dim));
+    for (int64_t i = 0; i < group; ++i) weighted_sum(s.scores.row(i), values, num_keys, s.out.row(i));
+    unpack_rows(s.out, group, 1.0f,
                 HeadRows<T>{x.out + ((b * x.num_queries + t) * x.heads + h) * dim, dim, dim});
   }
 }
@@ -100,22 +115,19 @@ template <class T>
 void attend_by_rows(Context& ctx, const AttentionOperands<T>& x) {
   const int num_threads = ctx.backend->num_threads();
   const int64_t group = x.heads / x.kv_heads, num_tasks = x.batch * x.kv_heads;
-  const int64_t columns = round_up(x.num_keys, kLanes), width = round_up(x.head_dim, kLanes);
-  const Tensor scratch =
-      ctx.empty({num_threads, group, columns + 2 * width}, DType::f32, MemoryClass::workspace);
+  const int64_t scratch_floats = RowScratch(ScratchCarver(), group, x.num_keys, x.head_dim).num_floats;
+  const Tensor scratch = ctx.empty({num_threads, scratch_floats}, DType::f32, MemoryClass::workspace);
   float* scratch_data = scratch.data<float>();
 #pragma omp parallel for schedule(static) num_threads(num_threads)
   for (int64_t task = 0; task < num_tasks; ++task) {
-    ScratchCarver carver(scratch_data + omp_get_thread_num() * group * (columns + 2 * width));
-    const Tile scores = carver.take(group, columns), query = carver.take(group, width),
-               out = carver.take(group, width);
-    attend_by_row(x, task / x.kv_heads, task % x.kv_heads, scores, query, out);
+    const ScratchCarver carver(scratch_data + omp_get_thread_num() * scratch_floats);
+    attend_by_row(x, task / x.kv_heads, task % x.kv_heads, RowScratch(carver, group, x.num_keys, x.head_dim));
   }
 }
 
 void attention_cached(Context& ctx, const Tensor& qkv, const AttentionShape& shape, const KvCache& cache,
                       Tensor& out) {
-  with_storage_type(qkv.dtype(), [&]<class T>(T*) {
+  dispatch_compute("attention", qkv.dtype(), [&]<class T>(T) {
     append<T>(qkv, shape, cache);
     const int64_t stride = shape.kv_heads * shape.head_dim;
     const AttentionOperands<T> x{.queries = qkv.data<T>(),

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "core/backend/cpu/dispatch.h"
 #include "core/ops/attention.h"
 
 namespace trireme::cpu {
@@ -61,6 +62,19 @@ void online_softmax(const ForwardScratch& s, int64_t rows, int64_t column, int64
   }
 }
 
+/// Divides out_t by the sums and writes it, and the log-sum-exp, for the queries of attend_block().
+template <class T>
+void store_block(const AttentionOperands<T>& x, int64_t b, int64_t h, int64_t begin, int64_t count,
+                 const ForwardScratch& s) {
+  transpose(s.out_t, round_up(x.head_dim, kLanes), round_up(count, kColumnBlock), 1.0f, s.rows);
+  const int64_t stride = x.heads * x.head_dim;
+  const HeadRows<T> out{x.out + (b * x.num_queries + begin) * stride + h * x.head_dim, stride, x.head_dim};
+  for (int64_t i = 0; i < count; ++i) unpack_rows(s.rows.at(i, 0), 1, 1.0f / s.sums.data[i], out.from(i));
+  if (!x.lse) return;
+  float* lse = x.lse + (b * x.heads + h) * x.num_queries + begin;
+  for (int64_t i = 0; i < count; ++i) lse[i] = s.maxima.data[i] + std::log2(s.sums.data[i]);
+}
+
 /// Queries [begin, begin + count) of head `h` of sample `b`.
 template <class T>
 void attend_block(const AttentionOperands<T>& x, int64_t b, int64_t h, int64_t begin, int64_t count,
@@ -100,19 +114,12 @@ void attend_block(const AttentionOperands<T>& x, int64_t b, int64_t h, int64_t b
                                               s.out_t.at(0, column));
     }
   }
-
-  transpose(s.out_t, width, columns, 1.0f, s.rows);
-  const int64_t out_stride = x.heads * dim;
-  const HeadRows<T> out{x.out + (b * x.num_queries + begin) * out_stride + h * dim, out_stride, dim};
-  for (int64_t i = 0; i < count; ++i) unpack_rows(s.rows.at(i, 0), 1, 1.0f / s.sums.data[i], out.from(i));
-  if (!x.lse) return;
-  float* lse = x.lse + (b * x.heads + h) * x.num_queries + begin;
-  for (int64_t i = 0; i < count; ++i) lse[i] = s.maxima.data[i] + std::log2(s.sums.data[i]);
+  store_block(x, b, h, begin, count, s);
 }
 
 void attention_forward(Context& ctx, const Tensor& qkv, const AttentionShape& shape, Tensor& out,
                        Tensor& lse) {
-  with_storage_type(qkv.dtype(), [&]<class T>(T*) {
+  dispatch_compute("attention", qkv.dtype(), [&]<class T>(T) {
     const T* data = qkv.data<T>();
     const int64_t stride = shape.qkv_width();
     attend<T>(ctx, {.queries = data,

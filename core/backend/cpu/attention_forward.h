@@ -1,6 +1,8 @@
 // The forward pass of attention in tiles, for packed q, k, v and for keys and values in a cache.
 #pragma once
 
+#include <cmath>
+
 #include "core/backend/cpu/attention_tiles.h"
 #include "core/context.h"
 

@@ -6,11 +6,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "core/backend/cpu/attention_simd.h"
-#include "core/error.h"
-#include "core/tensor.h"
 
 namespace trireme::cpu {
 
@@ -178,14 +178,5 @@ class ScratchCarver {
   float* begin_;
   int64_t num_floats_ = 0;
 };
-
-/// Calls f with a null pointer to the element type: attention stores f32 or bf16.
-template <class F>
-void with_storage_type(DType dtype, F&& f) {
-  if (dtype == DType::f32) return f(static_cast<float*>(nullptr));
-  if (dtype == DType::bf16) return f(static_cast<bf16*>(nullptr));
-  throw ConfigError("attention: tensors of f32 or bf16 are wanted on the CPU, got " +
-                    std::string(name_of(dtype)) + "; set precision.compute to f32 or bf16");
-}
 
 }  // namespace trireme::cpu

@@ -20,9 +20,9 @@ void check_targets(const Tensor& targets, int64_t vocab) {
   for (size_t n = 0; n < values.size(); ++n)
     if (values[n] < -1 || values[n] >= vocab)
       throw ConfigError(fmt::format(
-          "classifier: target {} in row {} of the micro-batch is outside the vocabulary of {} tokens (0 to "
-          "{}, or -1 to "
-          "count nothing); use the tokenizer that the data was made with, or set model.vocab to its size",
+          "classifier: target {} in row {} of the micro-batch is outside the vocabulary of {} tokens "
+          "(0 to {}, or -1 to count nothing); use the tokenizer that the data was made with, or set "
+          "model.vocab to its size",
           values[n], n, vocab, vocab - 1));
 }
 
@@ -35,8 +35,8 @@ Normalizer normalizer_of(const float* logits, int64_t vocab) {
   float max = logits[0];
 #pragma omp simd reduction(max : max)
   for (int64_t v = 0; v < vocab; ++v) max = logits[v] > max ? logits[v] : max;
-  return {max, sum_over(
-                   vocab, [max](FloatLanes l) { return exp_lanes(l - max); }, logits)};
+  const auto term = [max](FloatLanes l) { return exp_lanes(l - max); };
+  return {max, sum_over(vocab, term, logits)};
 }
 
 /// dlogits = factor (softmax(logits) - onehot(target)), zeros from `vocab` on. May be in place for float.
@@ -45,8 +45,8 @@ void gradient_row(const float* logits, Normalizer n, int32_t target, float facto
                   int64_t width) {
   const float target_grad = factor * (std::exp(logits[target] - n.max) / n.sum - 1.0f);
   const float scale = factor / n.sum;
-  transform_lanes(
-      0, vocab, [&](FloatLanes l) { return exp_lanes(l - n.max) * scale; }, dlogits, logits);
+  const auto gradient = [&](FloatLanes l) { return exp_lanes(l - n.max) * scale; };
+  transform_lanes(0, vocab, gradient, dlogits, logits);
   std::fill(dlogits + vocab, dlogits + width, T(0.0f));
   assign(dlogits[target], target_grad);
 }

@@ -109,7 +109,7 @@ void sum_squares_kernel(Context& ctx, const Tensor& x, Tensor& out) {
 
 /// RandomStream::block() of 8 blocks from `first` on, side by side in 64-bit lanes: their 32 words in order.
 constexpr int64_t kBlocks = 8, kWords = 4 * kBlocks;
-typedef uint64_t LongLanes __attribute__((vector_size(64)));
+using LongLanes [[gnu::vector_size(64)]] = uint64_t;
 inline void random_words(const RandomStream& stream, uint64_t first, uint32_t* words) {
   constexpr uint64_t kLow = 0xffffffffu;
   const LongLanes index = first + LongLanes{0, 1, 2, 3, 4, 5, 6, 7};

@@ -18,11 +18,11 @@ void check_tokens(const Tensor& tokens, int64_t vocab) {
     if (values[i] >= 0 && values[i] < vocab) [[likely]]
       continue;
     const auto length = static_cast<size_t>(tokens.dim(1));
-    throw ConfigError(
-        fmt::format("embedding: token {} at sample {}, position {} of the micro-batch is outside the "
-                    "vocabulary of {} tokens (0 to "
-                    "{}); use the tokenizer that the data was made with, or set model.vocab to its size",
-                    values[i], i / length, i % length, vocab, vocab - 1));
+    throw ConfigError(fmt::format(
+        "embedding: token {} at sample {}, position {} of the micro-batch is outside the "
+        "vocabulary of {} tokens (0 to {}); use the tokenizer that the data was made with, or set "
+        "model.vocab to its size",
+        values[i], i / length, i % length, vocab, vocab - 1));
   }
 }
 

@@ -30,22 +30,21 @@ inline FloatLanes slope_of(FloatLanes x) {
 }
 
 void gelu_forward(Context& ctx, const Tensor& x, Tensor& y) {
+  const auto f = [](FloatLanes v) { return value_of(v); };
   dispatch_compute("gelu", x.dtype(), [&](auto type) {
-    using T = decltype(type);
-    for_elements(ctx, x.numel(), [&](int64_t begin, int64_t end) {
-      transform_lanes(begin, end, value_of, y.data<T>(), x.data<T>());
-    });
+    const auto* px = x.data<decltype(type)>();
+    auto* py = y.data<decltype(type)>();
+    for_elements(ctx, x.numel(), [&](int64_t begin, int64_t end) { transform_lanes(begin, end, f, py, px); });
   });
 }
 
 void gelu_backward(Context& ctx, const Tensor& x, const Tensor& dy, Tensor& dx) {
+  const auto f = [](FloatLanes v, FloatLanes d) { return d * slope_of(v); };
   dispatch_compute("gelu backward", x.dtype(), [&](auto type) {
-    using T = decltype(type);
-    for_elements(ctx, x.numel(), [&](int64_t begin, int64_t end) {
-      transform_lanes(
-          begin, end, [](FloatLanes v, FloatLanes d) { return d * slope_of(v); }, dx.data<T>(), x.data<T>(),
-          dy.data<T>());
-    });
+    const auto *px = x.data<decltype(type)>(), *pdy = dy.data<decltype(type)>();
+    auto* pdx = dx.data<decltype(type)>();
+    for_elements(ctx, x.numel(),
+                 [&](int64_t begin, int64_t end) { transform_lanes(begin, end, f, pdx, px, pdy); });
   });
 }
 

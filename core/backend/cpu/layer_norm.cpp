@@ -29,11 +29,10 @@ struct Moments {
 
 template <class T>
 Moments moments_of_row(const T* x, int64_t width, float eps) {
-  const float mean = sum_over(
-                         width, [](FloatLanes v) { return v; }, x) /
-                     static_cast<float>(width);
-  const float squares = sum_over(
-      width, [mean](FloatLanes v) { return (v - mean) * (v - mean); }, x);
+  const auto value = [](FloatLanes v) { return v; };
+  const float mean = sum_over(width, value, x) / static_cast<float>(width);
+  const auto squared_distance = [mean](FloatLanes v) { return (v - mean) * (v - mean); };
+  const float squares = sum_over(width, squared_distance, x);
   return {mean, 1.0f / std::sqrt(squares / static_cast<float>(width) + eps)};
 }
 

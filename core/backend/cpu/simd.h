@@ -11,10 +11,10 @@
 namespace trireme::cpu {
 
 inline constexpr int64_t kLanes = 16;
-typedef float FloatLanes __attribute__((vector_size(64)));
-typedef int32_t IntLanes __attribute__((vector_size(64)));
-typedef uint32_t WordLanes __attribute__((vector_size(64)));
-typedef uint16_t HalfLanes __attribute__((vector_size(32)));
+using FloatLanes [[gnu::vector_size(64)]] = float;
+using IntLanes [[gnu::vector_size(64)]] = int32_t;
+using WordLanes [[gnu::vector_size(64)]] = uint32_t;
+using HalfLanes [[gnu::vector_size(32)]] = uint16_t;
 
 inline FloatLanes load(const float* from) {
   FloatLanes v;
