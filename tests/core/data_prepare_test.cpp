@@ -123,7 +123,7 @@ TEST_F(PrepareTest, ThreadsAndBlocksChangeNothing) {
   input("b.txt", text_of(300));
   options_.tokenizer = "sentencepiece";
   options_.vocab = 320;
-  options_.shard_tokens = 1000;
+  options_.shard_tokens = 4000;
   options_.threads = 1;
   prepare(options_);
   const auto first = options_.out;
@@ -137,7 +137,7 @@ TEST_F(PrepareTest, ThreadsAndBlocksChangeNothing) {
       EXPECT_EQ(read_file(entry.path()), read_file(options_.out / entry.path().filename()))
           << entry.path().filename() << ", " << threads << " threads, blocks of " << block_bytes;
   }
-  EXPECT_GT(out_files().size(), 8u);  // several shards
+  EXPECT_GT(out_files().size(), 5u);  // several shards
 }
 
 TEST_F(PrepareTest, ShardsAreBoundedAndOneStream) {
@@ -219,9 +219,9 @@ TEST_F(PrepareTest, DoesNothingWhenUpToDate) {
 
 TEST_F(PrepareTest, FewerShardsThanBeforeLeaveNoOldOnes) {
   input("a.txt", text_of(100));
-  options_.shard_tokens = 100;
+  options_.shard_tokens = 1000;
   prepare(options_);
-  EXPECT_GT(out_files().size(), 20u);
+  EXPECT_GT(out_files().size(), 4u);
   options_.shard_tokens = 100000;
   prepare(options_);
   EXPECT_THAT(out_files(), UnorderedElementsAre("train_000000.bin", "valid_000000.bin", "dataset.json"));
