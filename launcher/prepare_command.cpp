@@ -63,9 +63,14 @@ class ProgressBar {
   std::chrono::steady_clock::time_point began_, shown_;
 };
 
+std::string counted(int64_t count, std::string_view noun) {
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
 void print_split(std::string_view name, const SplitInfo& split) {
-  fmt::print("{}: {} tokens, {} documents, {} of text, {} files", name, split.tokens, split.documents,
-             format_bytes(static_cast<size_t>(split.text_bytes)), split.files.size());
+  fmt::print("{}: {}, {}, {} of text, {}", name, counted(split.tokens, "token"),
+             counted(split.documents, "document"), format_bytes(static_cast<size_t>(split.text_bytes)),
+             counted(static_cast<int64_t>(split.files.size()), "file"));
   if (split.tokens > 0)
     fmt::print(" ({:.2f} bytes a token)",
                static_cast<double>(split.text_bytes) / static_cast<double>(split.tokens));
@@ -87,7 +92,7 @@ void run(PrepareOptions options, const std::string& format) {
   fmt::print("tokenizer: {}, vocabulary {}\n", result.info.tokenizer, result.info.vocab);
   print_split("train", result.info.train);
   print_split("valid", result.info.valid);
-  if (result.skipped_lines > 0) fmt::print("{} bad lines were left out\n", result.skipped_lines);
+  if (result.skipped_lines > 0) fmt::print("{} left out\n", counted(result.skipped_lines, "bad line"));
   if (!result.up_to_date) fmt::print("written to {}\n", options.out.string());
 }
 

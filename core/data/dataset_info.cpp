@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <map>
 #include <nlohmann/json.hpp>
 
 #include "core/checkpoint/files.h"
@@ -22,10 +20,6 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(InputInfo, path, bytes, modified_ns, xxh3)
 namespace {
 
 constexpr int kFormatVersion = 1;
-
-bool holds(const SplitInfo& split, const std::string& file) {
-  return std::ranges::find(split.files, file, &ShardFile::name) != split.files.end();
-}
 
 DatasetInfo from_json(const nlohmann::json& json) {
   DatasetInfo info;
@@ -91,26 +85,6 @@ std::string tokenizer_beside(const std::string& glob) {
                     ".model",
                     folder.string(), kDatasetInfoFile, kBytesTokenizer));
   return info->tokenizer_file.empty() ? info->tokenizer : (folder / info->tokenizer_file).string();
-}
-
-std::optional<double> text_bytes_per_token(const TokenDataset& dataset) {
-  std::map<std::filesystem::path, std::optional<DatasetInfo>> infos;
-  double text_bytes = 0.0;
-  for (const TokenShard& shard : dataset.shards()) {
-    const std::filesystem::path file = shard.name(), folder = folder_of(file);
-    if (!infos.contains(folder)) infos[folder] = read_dataset_info(folder);
-    const auto& info = infos[folder];
-    if (!info) return std::nullopt;
-    const std::string name = file.filename().string();
-    const SplitInfo* split = holds(info->train, name)   ? &info->train
-                             : holds(info->valid, name) ? &info->valid
-                                                        : nullptr;
-    if (!split || split->tokens == 0) return std::nullopt;
-    text_bytes += static_cast<double>(shard.num_tokens()) * static_cast<double>(split->text_bytes) /
-                  static_cast<double>(split->tokens);
-  }
-  if (dataset.num_tokens() == 0) return std::nullopt;
-  return text_bytes / static_cast<double>(dataset.num_tokens());
 }
 
 }  // namespace trireme

@@ -10,8 +10,6 @@
 
 namespace trireme {
 
-class TokenDataset;
-
 inline constexpr const char* kDatasetInfoFile = "dataset.json";
 inline constexpr const char* kTokenizerFile = "tokenizer.model";
 
@@ -54,9 +52,5 @@ void write_dataset_info(const std::filesystem::path& folder, const DatasetInfo& 
 /// What make_tokenizer() needs for data of a glob: "bytes", or the path of the model beside the shards.
 /// ConfigError when no dataset.json tells.
 std::string tokenizer_beside(const std::string& glob);
-
-/// Bytes of text a token of this data stands for on average, which turns a loss into bits per byte:
-/// loss / ln 2 / text_bytes_per_token. Nothing when some of its shards were not made by `trireme prepare`.
-std::optional<double> text_bytes_per_token(const TokenDataset& dataset);
 
 }  // namespace trireme

@@ -39,7 +39,8 @@ void check(const PrepareOptions& options) {
   if (options.shard_tokens < 1 || options.shard_tokens > 1'000'000'000)
     throw ConfigError(
         fmt::format("prepare: a shard holds from 1 to 1000000000 tokens, got {}", options.shard_tokens));
-  if (options.threads < 0) throw ConfigError(fmt::format("prepare: {} threads are too few", options.threads));
+  if (options.threads < 0 || options.threads > 1024)
+    throw ConfigError(fmt::format("prepare: from 0 to 1024 threads can be used, got {}", options.threads));
   if (options.out.empty()) throw ConfigError("prepare: no output folder is given");
   TRIREME_ASSERT(options.block_bytes > 0 && options.sample_bytes > 0, "blocks of no bytes");
 }

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <regex>
+#include <string_view>
 #include <utility>
 
 namespace trireme {
@@ -52,7 +52,13 @@ std::vector<ShardFile> SplitWriter::files() {
 }
 
 bool is_shard_name(const std::string& file_name) {
-  return std::regex_match(file_name, std::regex("(train|valid)_[0-9]{6,}\\.(bin|idx)"));
+  constexpr size_t kPrefixSize = std::string_view("train_").size();
+  const std::filesystem::path path(file_name);
+  const std::string stem = path.stem().string(), extension = path.extension().string();
+  const bool prefixed = stem.starts_with("train_") || stem.starts_with("valid_");
+  return prefixed && stem.size() >= kPrefixSize + 6 &&
+         stem.find_first_not_of("0123456789", kPrefixSize) == std::string::npos &&
+         (extension == ".bin" || extension == ".idx");
 }
 
 }  // namespace trireme

@@ -111,6 +111,14 @@ int64_t TextInput::border_after(size_t index, int64_t wanted) const {
   return wanted;
 }
 
+int64_t TextInput::last_border(size_t file) const {
+  const int64_t bytes = files_[file].bytes;
+  int64_t found = bytes;
+  for (int64_t back = 1; found == bytes; back *= 2) found = border_after(file, bytes - back);
+  for (int64_t next = 0; (next = border_after(file, found + 1)) < bytes;) found = next;
+  return found;
+}
+
 TextInput::Split TextInput::split(double valid_fraction) const {
   const auto train_bytes =
       total_bytes_ - static_cast<int64_t>(std::ceil(valid_fraction * static_cast<double>(total_bytes_)));
@@ -118,7 +126,13 @@ TextInput::Split TextInput::split(double valid_fraction) const {
   int64_t before = 0;  // bytes of the files so far
   for (size_t file = 0; file < files_.size(); ++file) {
     const int64_t bytes = files_[file].bytes;
-    const int64_t cut = valid_fraction > 0.0 ? border_after(file, train_bytes - before) : bytes;
+    int64_t cut = bytes;
+    if (valid_fraction > 0.0) {
+      cut = border_after(file, train_bytes - before);
+      const bool last = before + bytes == total_bytes_;
+      if (cut == bytes && last && bytes > 0) cut = last_border(file);
+      if (cut == 0 && before == 0) cut = bytes;  // a single line is for training
+    }
     if (cut > 0) split.train.push_back({file, 0, cut});
     if (cut < bytes) split.valid.push_back({file, cut, bytes});
     before += bytes;

@@ -37,8 +37,8 @@ class TextInput {
   const std::vector<TextFile>& files() const { return files_; }
   int64_t total_bytes() const { return total_bytes_; }
 
-  /// The whole input as ranges in two parts: the last `valid_fraction` of its bytes, from the next line on,
-  /// is for validation.
+  /// The whole input in two parts: the last `valid_fraction` of its bytes is for validation, from the next
+  /// line on; the last line when none begins there.
   struct Split {
     std::vector<TextRange> train, valid;
   };
@@ -58,6 +58,7 @@ class TextInput {
                         const std::function<void(std::string_view text)>& take) const;
 
  private:
+  int64_t last_border(size_t file) const;
   int64_t line_border(const TextFile& file, int64_t wanted) const;
   [[noreturn]] void fail_at_line(const TextBlock& block, int64_t line, const std::string& problem) const;
 

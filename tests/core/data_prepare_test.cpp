@@ -82,8 +82,6 @@ TEST_F(PrepareTest, SplitsTextAtALineAndKeepsEveryByte) {
   EXPECT_EQ(result.info.valid.documents, 1);
   EXPECT_EQ(result.info.vocab, 257);
   EXPECT_THAT(out_files(), UnorderedElementsAre("train_000000.bin", "valid_000000.bin", "dataset.json"));
-  const auto dataset = open_dataset(options_.out / "valid*.bin");
-  EXPECT_NEAR(*text_bytes_per_token(*dataset), double(valid.size()) / double(valid.size() + 1), 1e-12);
 }
 
 TEST_F(PrepareTest, DocumentsEndWithEndOfText) {
@@ -108,6 +106,15 @@ TEST_F(PrepareTest, LastDocumentsAreForValidation) {
   EXPECT_EQ(text("valid"), "hij");
 }
 
+TEST_F(PrepareTest, LongLastLineIsForValidation) {
+  input("a.txt", text_of(3));
+  input("b.jsonl", "{\"text\":\"first\"}\n{\"text\":\"" + std::string(1000, 'x') + "\"}\n");
+  options_.valid_fraction = 0.01;
+  prepare(options_);
+  EXPECT_EQ(text("train"), text_of(3) + "first");
+  EXPECT_EQ(text("valid"), std::string(1000, 'x'));
+}
+
 TEST_F(PrepareTest, ThreadsAndBlocksChangeNothing) {
   std::string lines;
   for (int i = 0; i < 300; ++i)
@@ -116,7 +123,7 @@ TEST_F(PrepareTest, ThreadsAndBlocksChangeNothing) {
   input("b.txt", text_of(300));
   options_.tokenizer = "sentencepiece";
   options_.vocab = 320;
-  options_.shard_tokens = 1000;
+  options_.shard_tokens = 4000;
   options_.threads = 1;
   prepare(options_);
   const auto first = options_.out;
@@ -130,7 +137,7 @@ TEST_F(PrepareTest, ThreadsAndBlocksChangeNothing) {
       EXPECT_EQ(read_file(entry.path()), read_file(options_.out / entry.path().filename()))
           << entry.path().filename() << ", " << threads << " threads, blocks of " << block_bytes;
   }
-  EXPECT_GT(out_files().size(), 8u);  // several shards
+  EXPECT_GT(out_files().size(), 5u);  // several shards
 }
 
 TEST_F(PrepareTest, ShardsAreBoundedAndOneStream) {
@@ -212,9 +219,9 @@ TEST_F(PrepareTest, DoesNothingWhenUpToDate) {
 
 TEST_F(PrepareTest, FewerShardsThanBeforeLeaveNoOldOnes) {
   input("a.txt", text_of(100));
-  options_.shard_tokens = 100;
+  options_.shard_tokens = 1000;
   prepare(options_);
-  EXPECT_GT(out_files().size(), 20u);
+  EXPECT_GT(out_files().size(), 4u);
   options_.shard_tokens = 100000;
   prepare(options_);
   EXPECT_THAT(out_files(), UnorderedElementsAre("train_000000.bin", "valid_000000.bin", "dataset.json"));
@@ -344,7 +351,6 @@ TEST_F(PrepareTest, FullDiskLeavesTheOldDataWhole) {
 TEST_F(PrepareTest, ShardsWithoutInfoHaveNoKnownTokenizer) {
   write_shard(ShardFormat::llmc, folder_ / "a.bin", counting(0, 10));
   EXPECT_THAT(error_of([this] { tokenizer_beside(folder_ / "*.bin"); }), HasSubstr("data.tokenizer"));
-  EXPECT_FALSE(text_bytes_per_token(*open_dataset(folder_ / "*.bin")).has_value());
 }
 
 TEST(TextInput, BlocksCoverEachFileAndEndAtLines) {
