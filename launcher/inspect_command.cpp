@@ -40,7 +40,7 @@ void add_inspect_command(CLI::App& app) {
   command->add_flag("--verify", options->verify, "Compares all checksums of checkpoints");
   command->add_flag("--quick", options->quick, "Reads no values: names, shapes and sizes alone");
   command->add_flag("--json", options->json, "Prints one JSON object");
-  command->footer("Example:\n  trireme inspect runs/char/checkpoints/step-00000100");
+  command->footer("Example:\n  trireme inspect runs/char/step-00000100");
   command->callback([options] { options->run(); });
 }
 

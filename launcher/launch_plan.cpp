@@ -54,6 +54,8 @@ LaunchPlan plan_launch(const LaunchRequest& request, const Machine& machine) {
   LaunchPlan plan;
   plan.environment = {{"OMP_NUM_THREADS", std::to_string(threads)},
                       {"TRIREME_TERMINAL", machine.has_terminal ? "1" : "0"}};
+  if (machine.terminal_columns > 0)
+    plan.environment.emplace_back("COLUMNS", std::to_string(machine.terminal_columns));
   if (request.ranks * threads > machine.cores) {
     plan.environment.emplace_back("OMP_WAIT_POLICY", "passive");
     plan.notes.push_back(fmt::format("{} ranks x {} threads share {} cores: slower than one thread a core",

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -84,6 +85,7 @@ Machine detect_machine() {
   }
   machine.is_root = geteuid() == 0;
   machine.has_terminal = isatty(STDOUT_FILENO) != 0;
+  if (winsize size{}; ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0) machine.terminal_columns = size.ws_col;
   std::error_code error;
   machine.executable = std::filesystem::read_symlink("/proc/self/exe", error);
   if (error) throw IoError("/proc/self/exe: " + error.message());

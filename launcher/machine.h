@@ -14,6 +14,7 @@ struct Machine {
       true;  // false in a container or job that has a part of the machine: pinning to it would mislead
   bool is_root = false;
   bool has_terminal = false;                    // standard output is one
+  int terminal_columns = 0;                     // of that; 0: not known
   std::filesystem::path executable;             // this program
   std::optional<std::filesystem::path> mpirun;  // where PATH finds it
 };

@@ -14,13 +14,15 @@ namespace {
 constexpr auto kRefreshInterval = std::chrono::milliseconds(100);
 constexpr const char* kClearToEnd = "\x1b[K";
 
-/// Columns of the terminal; a narrow guess where it does not say.
+/// Columns of the terminal. mpirun's pseudo-terminals don't know: then COLUMNS, which `trireme launch` sets,
+/// or a guess.
 size_t terminal_width(std::FILE* out) {
+  constexpr size_t kGuess = 120;
   winsize size{};
   if (ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
   const char* columns = std::getenv("COLUMNS");
   const int width = columns ? std::atoi(columns) : 0;
-  return width > 0 ? static_cast<size_t>(width) : 120;
+  return width > 0 ? static_cast<size_t>(width) : kGuess;
 }
 
 }  // namespace
@@ -68,7 +70,7 @@ ProgressPrinter::ProgressPrinter(std::FILE* out, bool terminal, int64_t log_ever
     : out_(out), terminal_(terminal), log_every_(log_every) {}
 
 ProgressPrinter::~ProgressPrinter() {
-  if (!line_.empty()) fmt::print(out_, "\n");
+  if (!line_.empty()) fmt::print(out_, "\r{}{}\n", line_, kClearToEnd);
   std::fflush(out_);
 }
 
@@ -79,10 +81,10 @@ void ProgressPrinter::show(const Progress& progress) {
     if (!first_or_last && progress.step % log_every_ != 0) return;
     fmt::print(out_, "{}\n", format_progress(progress));
   } else {
+    line_ = format_progress(progress).substr(0, terminal_width(out_) - 1);
     const auto now = std::chrono::steady_clock::now();
     if (!first_or_last && now - last_shown_ < kRefreshInterval) return;
     last_shown_ = now;
-    line_ = format_progress(progress).substr(0, terminal_width(out_) - 1);
     fmt::print(out_, "\r{}{}", line_, kClearToEnd);
   }
   std::fflush(out_);
@@ -92,7 +94,7 @@ void ProgressPrinter::note(std::string_view line) {
   if (line_.empty()) {
     fmt::print(out_, "{}\n", line);
   } else {
-    fmt::print(out_, "\r{}{}\n{}", line, kClearToEnd, line_);
+    fmt::print(out_, "\r{}{}\n{}{}", line, kClearToEnd, line_, kClearToEnd);
   }
   std::fflush(out_);
 }

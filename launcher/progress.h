@@ -54,7 +54,7 @@ class ProgressPrinter {
  public:
   /// Elsewhere than on a terminal, prints every `log_every`-th step, the first and the last.
   ProgressPrinter(std::FILE* out, bool terminal, int64_t log_every);
-  ~ProgressPrinter();  // ends the line
+  ~ProgressPrinter();  // shows the newest line and ends it
   ProgressPrinter(const ProgressPrinter&) = delete;
   ProgressPrinter& operator=(const ProgressPrinter&) = delete;
 
@@ -67,7 +67,7 @@ class ProgressPrinter {
   bool terminal_;
   int64_t log_every_;
   bool started_ = false;
-  std::string line_;  // the one on the terminal now
+  std::string line_;  // the newest; the terminal's may be a moment older
   std::chrono::steady_clock::time_point last_shown_;
 };
 

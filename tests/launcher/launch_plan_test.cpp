@@ -19,6 +19,7 @@ Machine machine_of(int cores) {
           .may_bind = true,
           .is_root = false,
           .has_terminal = true,
+          .terminal_columns = 0,
           .executable = "/opt/trireme",
           .mpirun = "/usr/bin/mpirun"};
 }
@@ -64,6 +65,14 @@ TEST(LaunchPlan, OneRankNeedsNoMpirun) {
   } catch (const ConfigError& e) {
     EXPECT_THAT(e.what(), HasSubstr("openmpi-bin"));
   }
+}
+
+TEST(LaunchPlan, RanksAreToldOfTheTerminal) {
+  Machine machine = machine_of(2);
+  machine.terminal_columns = 80;
+  EXPECT_THAT(line_of(2, machine), HasSubstr("TRIREME_TERMINAL=1 COLUMNS=80 "));
+  machine.has_terminal = false, machine.terminal_columns = 0;
+  EXPECT_THAT(line_of(2, machine), HasSubstr("TRIREME_TERMINAL=0 /usr/bin/mpirun"));
 }
 
 TEST(LaunchPlan, RootIsAllowedWithANote) {

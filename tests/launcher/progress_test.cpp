@@ -80,11 +80,26 @@ TEST(Progress, PlainLinesComeEveryLogEverySteps) {
 
 TEST(Progress, ATerminalHasOneLineAndNotesAboveIt) {
   const std::string text = printed(true, 4);
+  EXPECT_THAT(text, HasSubstr("\rstep 1/10"));
   EXPECT_THAT(text,
-              HasSubstr("\ra note\x1b[K\nstep 1/10"));  // the note in place of the line, which then follows
+              HasSubstr("\ra note\x1b[K\nstep 2/10"));  // the note in place of the line, which then follows
+  EXPECT_THAT(text, Not(HasSubstr("step 3/10")));       // too soon after the first to be read
   EXPECT_THAT(text, HasSubstr("\rstep 10/10"));         // the last step is always shown
-  EXPECT_THAT(text, Not(HasSubstr("step 2/10")));       // too soon after the first to be read
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2);
+}
+
+TEST(Progress, TheNewestLineIsTheOneThatStays) {
+  char* text = nullptr;
+  size_t size = 0;
+  std::FILE* out = open_memstream(&text, &size);
+  {
+    ProgressPrinter printer(out, true, 1);
+    Progress p = kProgress;
+    for (p.step = 1; p.step <= 5; ++p.step) printer.show(p);  // a run of 1000 steps that is stopped
+  }
+  std::fclose(out);
+  EXPECT_THAT(std::string(text, size), HasSubstr("\rstep 5/1000"));
+  std::free(text);
 }
 
 TEST(Progress, TheLauncherSaysWhetherSomebodyWatches) {
