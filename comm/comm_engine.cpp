@@ -155,7 +155,7 @@ bool CommEngine::progress() {
         if (!queue.front()->task.done()) break;
         const std::shared_ptr<Operation> operation = std::move(queue.front());
         queue.pop_front();
-        finish(operation, nullptr);
+        finish(operation, std::nullopt);
       }
     } catch (const std::exception& e) {
       fail_all(e.what(), Origin::here, queue.front().get());
@@ -230,23 +230,23 @@ std::string CommEngine::timeout_text(const Operation& operation, Clock::time_poi
                      fmt::join(descriptions, "; "));
 }
 
-std::exception_ptr CommEngine::given_up(const Operation& operation, const std::string& reason) const {
-  return std::make_exception_ptr(
-      GivenUp(fmt::format("rank {}: {} was given up: {}", rank_, operation.text(), reason)));
+Failure CommEngine::given_up(const Operation& operation, const std::string& reason) const {
+  return {fmt::format("rank {}: {} was given up: {}", rank_, operation.text(), reason),
+          /*is_consequence=*/true};
 }
 
-void CommEngine::finish(const std::shared_ptr<Operation>& operation, std::exception_ptr error) {
-  if (error && operation->started_ && !transport_->can_cancel()) {
+void CommEngine::finish(const std::shared_ptr<Operation>& operation, std::optional<Failure> failure) {
+  if (failure && operation->started_ && !transport_->can_cancel()) {
     // Messages may still arrive in its memory: it stays until the process ends.
     static_cast<void>(new std::shared_ptr<Operation>(operation));
   } else {
     operation->awaited_.clear();
     operation->task = Task();  // gives the tensors back
   }
-  if (Tracer* tracer = operation->options.tracer; tracer && !error)
+  if (Tracer* tracer = operation->options.tracer; tracer && !failure)
     tracer->add(Tracer::Lane::communication, operation->text(), operation->start_us_, Tracer::now_us(),
                 static_cast<int64_t>(operation->bytes));
-  if (!error) {
+  if (!failure) {
     activity_.finished = operation->text();
     activity_.finished_at = Clock::now();
     if (operation->joined)
@@ -255,15 +255,15 @@ void CommEngine::finish(const std::shared_ptr<Operation>& operation, std::except
   }
   {
     Lock lock(mutex_);
-    mark_finished(*operation, std::move(error));
+    mark_finished(*operation, std::move(failure));
   }
   changed_.notify_all();
 }
 
-void CommEngine::mark_finished(Operation& operation, std::exception_ptr error) {
+void CommEngine::mark_finished(Operation& operation, std::optional<Failure> failure) {
   const auto unfinished = num_unfinished_.find(operation.queue.group_id);
   if (--unfinished->second == 0) num_unfinished_.erase(unfinished);
-  operation.error_ = std::move(error);
+  operation.failure_ = std::move(failure);
   operation.finished_.store(true, std::memory_order_release);
 }
 
@@ -281,9 +281,8 @@ void CommEngine::fail_all(const std::string& reason, Origin origin, const Operat
   auto queues = std::exchange(queues_, {});
   for (auto& [key, queue] : queues)
     for (auto& operation : queue)
-      finish(operation, operation.get() == culprit
-                            ? std::make_exception_ptr(CommError(fmt::format("rank {}: {}", rank_, reason)))
-                            : given_up(*operation, reason));
+      finish(operation, operation.get() == culprit ? Failure{fmt::format("rank {}: {}", rank_, reason)}
+                                                   : given_up(*operation, reason));
 }
 
 void CommEngine::fail(const std::string& reason) {

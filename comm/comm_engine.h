@@ -20,12 +20,6 @@
 
 namespace trireme::comm {
 
-/// Thrown by operations that were given up because of something that went wrong elsewhere.
-class GivenUp : public CommError {
- public:
-  using CommError::CommError;
-};
-
 class CommEngine {
  public:
   explicit CommEngine(std::unique_ptr<Transport> transport);
@@ -72,12 +66,12 @@ class CommEngine {
   bool progress();
   void poll_monitor(Clock::time_point now);
   bool advance(Operation& operation, Clock::time_point now);
-  void finish(const std::shared_ptr<Operation>& operation, std::exception_ptr error);
+  void finish(const std::shared_ptr<Operation>& operation, std::optional<Failure> failure);
   enum class Origin { here, elsewhere };
   void fail_all(const std::string& reason, Origin origin, const Operation* culprit = nullptr);
   std::string timeout_text(const Operation& operation, Clock::time_point now) const;
-  void mark_finished(Operation& operation, std::exception_ptr error);  // with mutex_ held
-  std::exception_ptr given_up(const Operation& operation, const std::string& reason) const;
+  void mark_finished(Operation& operation, std::optional<Failure> failure);  // with mutex_ held
+  Failure given_up(const Operation& operation, const std::string& reason) const;
 
   std::unique_ptr<Transport> transport_;
   const int rank_;

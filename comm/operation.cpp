@@ -32,7 +32,9 @@ Operation::Awaiter Operation::all(Messages messages) {
 
 void Operation::wait() {
   if (!done()) channel->engine().drive_until_done(*this);
-  if (error_) std::rethrow_exception(error_);
+  if (!failure_) return;
+  if (failure_->is_consequence) throw GivenUp(failure_->text);
+  throw CommError(failure_->text);
 }
 
 }  // namespace trireme::comm

@@ -5,7 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <coroutine>
-#include <exception>
+#include <optional>
 #include <string>
 #include <tuple>
 
@@ -14,6 +14,18 @@
 #include "comm/task.h"
 
 namespace trireme::comm {
+
+/// Thrown by operations that were given up because of something that went wrong elsewhere.
+class GivenUp : public CommError {
+ public:
+  using CommError::CommError;
+};
+
+/// Why an operation failed. Each wait() throws an exception of its own: threads don't share one.
+struct Failure {
+  std::string text;
+  bool is_consequence = false;  // a GivenUp
+};
 
 using Clock = std::chrono::steady_clock;
 
@@ -73,7 +85,7 @@ class Operation final : public Work::State {
   bool started_ = false;
   Clock::time_point start_time_;
   int64_t start_us_ = 0;  // of the trace
-  std::exception_ptr error_;
+  std::optional<Failure> failure_;
   std::atomic<bool> finished_ = false;
 };
 

@@ -17,6 +17,7 @@ void run_world(const GroupOptions& options, const std::function<void(Group& worl
     mpi.finalize();
   } catch (const std::exception& e) {
     mpi.fail(e.what());
+    mpi.leave();
     throw;
   }
 }

@@ -5,7 +5,11 @@
 namespace trireme {
 
 AllReduceReducer::AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, Group& data, bool overlap)
-    : ctx_(ctx), buckets_(buckets), group_(data.duplicate("gradients")), overlap_(overlap), waiting_for_(buckets.size()) {
+    : ctx_(ctx),
+      buckets_(buckets),
+      group_(data.duplicate("gradients")),
+      overlap_(overlap),
+      waiting_for_(buckets.size()) {
   for (size_t i = 0; i < buckets.size(); ++i) {
     shards_.push_back(make_shard(buckets[i], 0, buckets[i].numel));
     for (const BucketEntry& entry : buckets[i].entries) bucket_of_[entry.parameter] = i;
@@ -22,7 +26,11 @@ void AllReduceReducer::begin_step() {
 }
 
 void AllReduceReducer::grad_ready(Parameter& parameter) {
-  --waiting_for_[bucket_of_.at(&parameter)];
+  const auto bucket = bucket_of_.find(&parameter);
+  TRIREME_ASSERT(bucket != bucket_of_.end(), parameter.name + " is in none of the reducer's buckets");
+  TRIREME_ASSERT(waiting_for_[bucket->second] > 0,
+                 parameter.name + "'s bucket was complete: set hooks for the last micro-batch alone");
+  --waiting_for_[bucket->second];
   if (overlap_) send_ready();
 }
 

@@ -20,7 +20,7 @@ namespace {
 
 using comm::check_mpi;
 
-constexpr auto kAbortPatience = std::chrono::milliseconds(500);
+constexpr auto kLeavePatience = std::chrono::milliseconds(500);
 constexpr size_t kHostNameBytes = 64;
 
 int number_from(const char* variable) {
@@ -86,11 +86,14 @@ void MpiWorld::fail(const std::string& reason) {
   if (engine_) engine_->fail(reason);
 }
 
+void MpiWorld::leave() {
+  if (engine_) engine_->leave(kLeavePatience);
+}
+
 void MpiWorld::abort(int exit_status) {
-  if (engine_) {
-    engine_->leave(kAbortPatience);
-    engine_.reset();
-  }
+  leave();
+  world_.reset();
+  engine_.reset();
   MPI_Abort(MPI_COMM_WORLD, exit_status);
   std::_Exit(exit_status);
 }

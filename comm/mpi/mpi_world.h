@@ -48,10 +48,12 @@ class MpiWorld {
   const std::vector<std::string>& hostnames() const { return hostnames_; }  // by rank
 
   /// Tells the others why this rank can't go on: their operations throw a CommError "rank R failed: reason".
-  /// Returns within a second; to be followed by abort().
+  /// Returns within a second. Nothing when another rank's failure is the reason.
   void fail(const std::string& reason);
-  /// Ends the processes of all ranks, with this exit status (not 0). Gives the others half a second to report
-  /// their own errors first.
+  /// Waits until all ranks are about to end too, at most half a second: the launcher ends all ranks with the
+  /// first one, and each should have had the time to say why.
+  void leave();
+  /// leave(), then ends the processes of all ranks with this exit status (not 0).
   [[noreturn]] void abort(int exit_status);
   /// Waits for all ranks, then MPI_Finalize. CommError when one does not come.
   void finalize();

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include "comm/local/local_world.h"
+#include "comm/solo_group.h"
 #include "core/nn/module.h"
 #include "parallel/all_reduce_reducer.h"
 
@@ -96,6 +97,36 @@ TEST_F(ReducerTest, WithoutOverlapAllIsSentAtTheEnd) {
     rank.reducer.finish();
     EXPECT_THAT(rank.weights.b.grad.span<float>(), Each(4.0f));
   });
+}
+
+TEST_F(ReducerTest, WrongUseIsNoticed) {
+  LocalWorld(2).run([](Group& world) {
+    ASSERT_EQ(world.size(), 2);
+    Rank rank(world);
+    Weights others;
+    EXPECT_THROW(rank.reducer.grad_ready(others.a), InternalError) << "a parameter of another model";
+    rank.reducer.begin_step();
+    rank.write(rank.weights.c, 1.0f);
+    rank.reducer.grad_ready(rank.weights.c);
+    EXPECT_THROW(rank.reducer.grad_ready(rank.weights.c), InternalError) << "hooks on two micro-batches";
+    EXPECT_THROW(rank.reducer.begin_step(), InternalError) << "bucket 0 is under way";
+    rank.reducer.finish();
+  });
+}
+
+// What the optimizer gets is the same with one rank as with many.
+TEST_F(ReducerTest, OneRankNeedsNoMessages) {
+  SoloGroup world;
+  Rank rank(world);
+  rank.reducer.begin_step();
+  rank.write(rank.weights.a, 3.0f);
+  rank.reducer.grad_ready(rank.weights.a);
+  rank.reducer.finish();
+  EXPECT_THAT(rank.weights.a.grad.span<float>(), Each(3.0f));
+  EXPECT_THAT(rank.weights.c.grad.span<float>(), Each(0.0f));  // never written
+  ASSERT_EQ(rank.reducer.shards().size(), rank.buckets.size());
+  for (size_t i = 0; i < rank.buckets.size(); ++i)
+    EXPECT_EQ(rank.reducer.shards()[i].grad.numel(), rank.buckets[i].numel);
 }
 
 }  // namespace

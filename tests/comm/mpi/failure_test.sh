@@ -5,11 +5,11 @@
 set -u
 mpiexec=$1 program=$2 ranks=$3 mode=$4
 shift 4
-readonly kLongestSeconds=20
+readonly kLongestSeconds=45  # a busy machine takes long to start a job; a hang takes for ever
 id="failure-$$-$RANDOM$RANDOM"
 
 begin=$SECONDS
-output=$(timeout --kill-after=5 60 "$mpiexec" -n "$ranks" --oversubscribe "$program" "$mode" "$id" 2>&1)
+output=$(timeout --kill-after=5 90 "$mpiexec" -n "$ranks" --oversubscribe "$program" "$mode" "$id" 2>&1)
 status=$?
 elapsed=$((SECONDS - begin))
 
