@@ -1,4 +1,5 @@
 // Kernels that go over memory once: add, fill, scale, cast, sums of squares, dropout.
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -125,8 +126,8 @@ inline void random_words(const RandomStream& stream, uint64_t first, uint32_t* w
   }
   const LongLanes low = c0 | c1 << 32, high = c2 | c3 << 32;  // words 0 and 1, 2 and 3 of each block
   for (int64_t i = 0; i < kBlocks; ++i) {
-    std::memcpy(words + 4 * i, &low[i], sizeof(uint64_t));
-    std::memcpy(words + 4 * i + 2, &high[i], sizeof(uint64_t));
+    const std::array<uint64_t, 2> block{low[i], high[i]};
+    std::memcpy(words + 4 * i, block.data(), sizeof block);
   }
 }
 
