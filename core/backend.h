@@ -42,7 +42,8 @@ class Backend {
   /// Memory of this device, aligned to 64 bytes or more; nullptr when there is none left.
   virtual void* allocate(size_t bytes) = 0;
   virtual void deallocate(void* data, size_t bytes) = 0;
-  /// Copies in stream order; either side may lie in host memory.
+  /// Copies in stream order; either side may lie in host memory. What is read there is not needed when this returns;
+  /// what is written there is whole after stream.synchronize().
   virtual void copy(void* to, const void* from, size_t bytes, Stream& stream) = 0;
   virtual void fill_zero(void* data, size_t bytes, Stream& stream) = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;

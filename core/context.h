@@ -10,6 +10,7 @@
 namespace trireme {
 
 class Tape;
+class GradientSink;
 class ParameterHooks;
 class Tracer;
 
@@ -26,6 +27,7 @@ struct Context {
   Stream* stream = nullptr;
   Tape* tape = nullptr;             // records when set
   ParameterHooks* hooks = nullptr;  // told of each parameter's use
+  GradientSink* gradients = nullptr;  // told when a parameter's gradient is whole
   Tracer* tracer = nullptr;
   RandomKey random;
   bool training = false;    // dropout acts
@@ -38,7 +40,7 @@ struct Context {
   /// Not initialised.
   Tensor empty(const Shape& shape, DType dtype = DType::f32, MemoryClass memory_class = MemoryClass::activations) const;
   Tensor zeros(const Shape& shape, DType dtype = DType::f32, MemoryClass memory_class = MemoryClass::activations) const;
-  /// A tensor of this device with the given host elements.
+  /// A tensor of this device with the given host elements, which are not needed when this returns.
   template <class T>
   Tensor from_host(std::span<const T> values, const Shape& shape, MemoryClass memory_class = MemoryClass::data) const {
     Tensor t = empty(shape, DTypeOf<T>::value, memory_class);

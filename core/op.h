@@ -41,13 +41,20 @@ class Op {
   }
 };
 
-/// Told of each use of parameters: what ZeRO-3 gathers and frees by, and what sends a bucket off.
+/// Told of each use of parameters, in both passes and outside of training: what ZeRO-3 gathers and frees by. Uses
+/// nest: a recomputed segment is a use around those of its operations.
 class ParameterHooks {
  public:
   virtual ~ParameterHooks() = default;
   virtual void before_use(std::span<Parameter* const>) {}  // data must be there
-  virtual void after_use(std::span<Parameter* const>) {}   // data is not needed until the next use
-  virtual void grad_ready(Parameter&) {}                   // this tape's last backward_weight of it is done
+  virtual void after_use(std::span<Parameter* const>) {}   // this use needs the data no more
+};
+
+/// Told when a gradient is whole. Set for the last micro-batch of a step alone: it sends buckets off.
+class GradientSink {
+ public:
+  virtual ~GradientSink() = default;
+  virtual void grad_ready(Parameter&) = 0;  // the tape's last backward_weight of it is done
 };
 
 /// Runs `op` on `inputs`; records it when ctx.tape is set.

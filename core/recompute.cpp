@@ -4,20 +4,12 @@
 namespace trireme {
 namespace {
 
-/// Passes uses on, but leaves grad_ready to the outer tape, which counts the segment as one use.
-class InnerHooks : public ParameterHooks {
- public:
-  explicit InnerHooks(ParameterHooks* outer) : outer_(outer) {}
-  void before_use(std::span<Parameter* const> p) override {
-    if (outer_) outer_->before_use(p);
-  }
-  void after_use(std::span<Parameter* const> p) override {
-    if (outer_) outer_->after_use(p);
-  }
-
- private:
-  ParameterHooks* outer_;
-};
+/// Gradients are reported by the outer tape, which counts the segment as one use of its parameters.
+Context without_sink(const Context& ctx) {
+  Context inner = ctx;
+  inner.gradients = nullptr;
+  return inner;
+}
 
 class RecomputeOp : public Op {
  public:
@@ -30,12 +22,15 @@ class RecomputeOp : public Op {
     return segment_(ctx, inputs);
   }
 
+  /// The replay must draw what forward drew, whatever micro-batch the backward pass's context is at.
+  void remember(const Context& ctx) { random_ = ctx.random, training_ = ctx.training; }
+
   Tensors backward_input(Context& ctx, Saved& saved, Tensors dout) const override {
     const auto tape = std::make_shared<Tape>();
-    InnerHooks hooks(ctx.hooks);
-    Context inner = ctx;
+    Context inner = without_sink(ctx);
     inner.tape = tape.get();
-    inner.hooks = &hooks;
+    inner.random = random_;
+    inner.training = training_;
     Tensors watched;
     for (const Tensor& t : saved.tensors) watched.push_back(t.defined() ? tape->watch(t) : t);
     saved.tensors.clear();
@@ -52,9 +47,7 @@ class RecomputeOp : public Op {
       Tensors copy(dout.begin(), dout.end());
       backward_input(ctx, saved, std::move(copy));
     }
-    InnerHooks hooks(ctx.hooks);
-    Context inner = ctx;
-    inner.hooks = &hooks;
+    Context inner = without_sink(ctx);
     static_cast<Tape*>(saved.state.get())->backward_weight(inner);
   }
 
@@ -63,6 +56,8 @@ class RecomputeOp : public Op {
  private:
   std::string name_;
   Segment segment_;
+  RandomKey random_;
+  bool training_ = false;
 };
 
 }  // namespace
@@ -70,15 +65,15 @@ class RecomputeOp : public Op {
 Tensors recompute(Context& ctx, std::string_view name, Segment segment, Tensors inputs) {
   if (!ctx.tape) return segment(ctx, inputs);
   auto op = std::make_shared<RecomputeOp>(std::string(name), std::move(segment));
+  op->remember(ctx);
   // The segment's parameters are read off a tape that is dropped at once, with what it saved.
   Tape tape;
-  InnerHooks hooks(ctx.hooks);
-  Context inner = ctx;
+  Context inner = without_sink(ctx);
   inner.tape = &tape;
-  inner.hooks = &hooks;
+  Tensors constants;
+  for (const Tensor& t : inputs) constants.push_back(t.detach());
   Saved saved;
-  for (Tensor& t : inputs) saved.tensors.push_back(t.detach());
-  Tensors outputs = op->forward(inner, saved.tensors, saved);
+  Tensors outputs = op->forward(inner, constants, saved);
   op->parameters_ = tape.parameters();
   tape.clear();
   ctx.tape->record(std::move(op), inputs, outputs, std::move(saved));

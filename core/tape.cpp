@@ -63,14 +63,15 @@ void Tape::accumulate(Context& ctx, int id, Tensor grad) {
 }
 
 void Tape::seed(Context& ctx, std::span<const Tensor> roots, Tensors seeds) {
+  const bool ones = seeds.empty();
   seeds.resize(roots.size());
   for (size_t i = 0; i < roots.size(); ++i) {
     if (!roots[i].defined() || roots[i].tape_id() < 0) continue;
-    if (!seeds[i].defined()) {
+    if (ones) {
       seeds[i] = ctx.empty(roots[i].shape(), roots[i].dtype());
       ctx.kernel<FillKernel>()(ctx, 1.0f, seeds[i]);
     }
-    accumulate(ctx, roots[i].tape_id(), std::move(seeds[i]));
+    accumulate(ctx, roots[i].tape_id(), std::move(seeds[i]));  // an undefined seed is a zero gradient
   }
 }
 
@@ -104,7 +105,7 @@ void Tape::run_weight(Context& ctx, Node& node) {
     }
     node.pending_weight = false;
     for (Parameter* p : node.op->parameters())
-      if (--pending_uses_[p] == 0 && ctx.hooks) ctx.hooks->grad_ready(*p);
+      if (--pending_uses_[p] == 0 && ctx.gradients) ctx.gradients->grad_ready(*p);
   }
   node.saved = {};
   node.dout.clear();
@@ -113,7 +114,6 @@ void Tape::run_weight(Context& ctx, Node& node) {
 
 namespace {
 
-/// A context that doesn't record, and gathers parameters for the backward pass of one node.
 Context without_tape(const Context& ctx) {
   Context inner = ctx;
   inner.tape = nullptr;

@@ -21,7 +21,8 @@ class Tape {
   /// Marks `t` as an input whose gradient will be asked for (a received activation, a test's input).
   Tensor watch(Tensor t);
 
-  /// B and W of every node, newest first. `seeds` are the gradients of `roots` (ones where undefined).
+  /// B and W of every node, newest first. `seeds` are the gradients of `roots` (undefined: zero);
+  /// without seeds they are ones.
   void backward(Context& ctx, std::span<const Tensor> roots, Tensors seeds = {});
   void backward(Context& ctx, const Tensor& root) { backward(ctx, std::span(&root, 1)); }
   /// B alone; what W needs is kept until backward_weight().

@@ -91,7 +91,7 @@ void describe(V& v, ScheduleConfig& c) {
   v.field("kind", c.kind, "the learning rate after the warm-up",
           one_of({"constant", "linear", "cosine", "wsd", "inverse_sqrt"}));
   v.field("warmup", c.warmup, "steps; step s of w uses lr × min(1, s/w)", at_least(0));
-  v.field("final", c.final, "learning rate at the last step, as a share of `lr`", within(0, 1));
+  v.field("final", c.final, "linear, cosine, wsd: learning rate at the last step, as a share of `lr`", within(0, 1));
   v.field("decay", c.decay, "wsd: steps of the decay at the end; 0: a tenth of the run", at_least(0));
 }
 
@@ -100,7 +100,7 @@ void describe(V& v, OptimConfig& c) {
   v.field("kind", c.kind, "the optimizer", one_of({"adamw", "sgd", "lion", "adafactor"}));
   v.field("lr", c.lr, "peak learning rate", above(0));
   v.field("betas", c.betas, "decay of the running means (adamw, lion)", half_open(0, 1));
-  v.field("eps", c.eps, "added to the root of the second moment", above(0));
+  v.field("eps", c.eps, "adamw: added to the root of the second moment", above(0));
   v.field("momentum", c.momentum, "sgd", half_open(0, 1));
   v.field("nesterov", c.nesterov, "sgd", any());
   v.field("weight_decay", c.weight_decay, "decoupled; on parameters of two or more dimensions", at_least(0));
@@ -114,11 +114,11 @@ void describe(V& v, OptimConfig& c) {
 
 template <class V>
 void describe(V& v, RunConfig& c) {
-  v.field("device", c.device, "`auto`: a GPU where build and machine have one",
+  v.field("device", c.device, "`auto`: the CPU, which is all that this release has",
           one_of({"auto", "cpu", "cuda"}));
   v.field("seed", c.seed, "of weights, dropout and data order", at_least(0));
   v.field("steps", c.steps, "length of the run", at_least(1));
-  v.field("eval_every", c.eval_every, "steps between validations; 0: never", at_least(0));
+  v.field("eval_every", c.eval_every, "steps between validations, and one at the end; 0: never", at_least(0));
   v.field("eval_batches", c.eval_batches, "global batches of one validation", at_least(1));
   v.field("log_every", c.log_every, "steps between lines where the output is not a terminal", at_least(1));
   v.field("out", c.out, "folder of checkpoints, metrics and traces", any());

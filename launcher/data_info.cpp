@@ -1,9 +1,25 @@
 #include "launcher/data_info.h"
 
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "core/checkpoint/checksum.h"
+#include "core/checkpoint/files.h"
 #include "core/data/dataset_info.h"
 #include "core/data/tokenizer.h"
+#include "core/error.h"
 
 namespace trireme {
+namespace {
+
+/// What tells tokenizers apart: the name, or the content of the model's file.
+std::string identity_of(const std::string& tokenizer) {
+  if (!std::filesystem::is_regular_file(tokenizer)) return tokenizer;
+  return checksum_text(xxh3(MappedFile(tokenizer).bytes()));
+}
+
+}  // namespace
 
 DataInfo read_tokenizer_info(const std::string& name) {
   DataInfo info;
@@ -24,8 +40,22 @@ DataInfo read_glob_info(const std::string& glob) {
 }
 
 DataInfo read_data_info(const DataConfig& config) {
-  if (!config.tokenizer.empty() || config.train.empty()) return read_tokenizer_info(config.tokenizer);
-  return read_glob_info(config.train.front().files);
+  if (!config.tokenizer.empty()) return read_tokenizer_info(config.tokenizer);
+  DataInfo info;
+  std::string first;  // the source that `info` is from
+  for (const auto* sources : {&config.train, &config.valid})
+    for (const DataSource& source : *sources) {
+      DataInfo other = read_glob_info(source.files);
+      if (other.tokenizer.empty()) continue;
+      if (info.tokenizer.empty()) {
+        info = std::move(other);
+        first = source.files;
+      } else if (identity_of(other.tokenizer) != identity_of(info.tokenizer)) {
+        throw ConfigError(fmt::format("data: {} and {} were made with different tokenizers ({} and {}); prepare them with one",
+                                      first, source.files, info.tokenizer, other.tokenizer));
+      }
+    }
+  return info;
 }
 
 }  // namespace trireme

@@ -19,7 +19,7 @@ struct DataInfo {
 DataInfo read_tokenizer_info(const std::string& name);
 /// From the tokenizer beside the shards of a glob; an empty DataInfo when there is none.
 DataInfo read_glob_info(const std::string& glob);
-/// From data.tokenizer, or else the tokenizer that lies beside the training data.
+/// From data.tokenizer, or else the tokenizer that lies beside the data. ConfigError when two sources have different ones.
 DataInfo read_data_info(const DataConfig& config);
 
 }  // namespace trireme

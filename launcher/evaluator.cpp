@@ -1,5 +1,8 @@
 #include "launcher/evaluator.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <numbers>
@@ -17,9 +20,17 @@ Evaluator::Evaluator(std::vector<WeightedDataset> sources, const BatchGeometry& 
                      std::vector<int32_t> token_bytes)
     : loader_(std::move(sources), geometry, max_batches), token_bytes_(std::move(token_bytes)) {}
 
+int32_t Evaluator::bytes_of(int32_t token) const {
+  if (static_cast<size_t>(token) >= token_bytes_.size())
+    throw ConfigError(fmt::format("validation data: token {} is not one of the tokenizer's {}; it was made with another one "
+                                  "(set data.tokenizer to that, or prepare the data again)",
+                                  token, token_bytes_.size()));
+  return token_bytes_[static_cast<size_t>(token)];
+}
+
 Evaluation Evaluator::run(Context ctx, Model& model, Group& group) {
   ctx.tape = nullptr;
-  ctx.hooks = nullptr;
+  ctx.gradients = nullptr;
   ctx.training = false;
   std::array<double, 3> sums{};  // loss, tokens, bytes
   loader_.rewind();
@@ -34,7 +45,7 @@ Evaluation Evaluator::run(Context ctx, Model& model, Group& group) {
     sums[1] += static_cast<double>(batch->num_targets);
     if (!token_bytes_.empty())
       for (int32_t t : batch->targets)
-        if (t >= 0) sums[2] += token_bytes_[static_cast<size_t>(t)];
+        if (t >= 0) sums[2] += bytes_of(t);
   }
   const auto host = std::make_shared<Storage>(nullptr, sums.data(), sizeof sums);
   group.all_reduce(Tensor(host, 0, {static_cast<int64_t>(sums.size())}, DType::f64, Device{}), ReduceOp::sum, "evaluation").wait();

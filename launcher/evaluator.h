@@ -31,6 +31,8 @@ class Evaluator {
   Evaluation run(Context ctx, Model& model, Group& group);
 
  private:
+  int32_t bytes_of(int32_t token) const;
+
   EvaluationLoader loader_;
   std::vector<int32_t> token_bytes_;
 };

@@ -52,7 +52,9 @@ void save_state(CheckpointWriter& writer, Context& ctx, std::span<const Shard> s
   std::vector<std::byte> copy;
   const auto add_flat = [&](const Shard& shard, const Tensor& values, auto&& name_of_parameter) {
     const int64_t n = values.numel();
-    for_each_segment(shard, n * share.index / share.count, n * (share.index + 1) / share.count,
+    const int64_t begin = share.replicated ? n * share.index / share.count : 0;
+    const int64_t end = share.replicated ? n * (share.index + 1) / share.count : n;
+    for_each_segment(shard, begin, end,
                      [&](const Shard::Segment& s, const Slice& slice) {
                        const Tensor part = values.flat_view(s.begin, {s.end - s.begin});
                        writer.add(name_of_parameter(*s.parameter), slice, on_host(ctx, part, copy));

@@ -22,10 +22,12 @@ struct TrainProgress {
   int64_t sequence = 0;
 };
 
-/// This rank's share of writing shards that all ranks hold alike: the index-th of count equal ranges.
+/// This rank's share of writing: of shards that all ranks hold alike the index-th of count equal ranges, else all of
+/// its own.
 struct WriteShare {
   int64_t index = 0;
   int64_t count = 1;
+  bool replicated = true;
 };
 
 /// Adds weights (in f32 where the optimizer keeps master weights) and optimizer state. Names: a parameter's own;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
 
@@ -10,6 +11,7 @@
 #include "core/tape.h"
 #include "launcher/data_info.h"
 #include "launcher/peak.h"
+#include "launcher/start_point.h"
 #include "models/model_json.h"
 #include "models/presets.h"
 #include "optim/kernels.h"
@@ -63,9 +65,12 @@ void Trainer::open_data() {
   ModelConfig& model = config_.model;
   const DataInfo info = read_data_info(config_.data);
   tokenizer_ = info.tokenizer;
-  if (model.vocab == 0 && info.vocab > 0) {
-    model.true_vocab = info.vocab;
-    model.vocab = (info.vocab + 63) / 64 * 64;
+  if (info.vocab > 0) {
+    if (model.vocab == 0) model.vocab = padded_vocab(info.vocab);
+    if (model.true_vocab == 0) model.true_vocab = info.vocab;
+    if (info.vocab > model.vocab)
+      throw ConfigError(fmt::format("model.vocab = {} is less than the {} tokens of the data's tokenizer {}; leave it out, or set {}",
+                                    model.vocab, info.vocab, info.tokenizer, padded_vocab(info.vocab)));
   }
   model = resolve_model(model);
   if (config_.batch.sequence == 0) config_.batch.sequence = model.context;
@@ -93,50 +98,57 @@ void Trainer::build_model() {
   reducer_ = std::make_unique<AllReduceReducer>(ctx_, buckets_, data_group_, config_.sync.overlap);
   const std::span<Shard> shards = reducer_->shards();
   shards_.assign(shards.begin(), shards.end());
+  ctx_.hooks = reducer_.get();
   optimizer_ = make_optimizer(config_.optim);
   guard_ = std::make_unique<UpdateGuard>(ctx_, config_.optim);
 }
 
-// Rank 0 looks, since ranks that look by themselves may see different states of a file system.
-std::optional<std::filesystem::path> Trainer::choose_checkpoint() {
-  const std::string& resume = config_.checkpoint.resume;
-  if (resume == "never") return std::nullopt;
-  const auto log = [&](const std::string& line) { fmt::print("{}\n", line); };
-  if (resume != "auto") return resolve_checkpoint(resume, world_.rank() == 0 ? CheckpointLog(log) : [](const std::string&) {});
-  std::array<int64_t, 1> step{-1};
-  if (world_.rank() == 0)
-    if (const auto found = choose_resume(config_.run.out, log)) step[0] = CheckpointReader(*found).step();
-  world_.broadcast(as_tensor(step), 0, "the checkpoint to resume from").wait();
-  return step[0] < 0 ? std::nullopt : std::optional(std::filesystem::path(config_.run.out) / checkpoint_name(step[0]));
+/// State that a resumed run takes over: the optimizer's, and the guard's where it is of this config's shape.
+OptimizerState Trainer::resumable_state(const CheckpointReader* reader) const {
+  OptimizerState state = optimizer_->state();
+  const auto guard = guard_->state();
+  const auto fits = [&](const OptimizerState::Scalar& scalar) {
+    const std::string name = "optim." + scalar.name;
+    return !reader || (reader->has(name) && reader->shape(name) == scalar.value.shape());
+  };
+  if (std::ranges::all_of(guard, fits))
+    state.scalars.insert(state.scalars.end(), guard.begin(), guard.end());
+  else
+    say("note: optim.skip_zscore or skip_window changed: outliers are looked for once a new window is full");
+  return state;
+}
+
+void Trainer::say(const std::string& line) const {
+  if (world_.rank() == 0) fmt::print("{}\n", line);
+}
+
+void Trainer::resume(const std::filesystem::path& checkpoint) {
+  CheckpointReader reader(checkpoint);
+  check_same_model(reader, config_.model);
+  progress_ = load_progress(reader);
+  load_weights(reader, ctx_, model_->parameters());
+  optimizer_->attach(ctx_, shards_);
+  load_state(reader, ctx_, shards_, resumable_state(&reader));
+  say(fmt::format("resumed from {}", checkpoint.string()));
+  const auto changed = [&](const char* key, int64_t then, int64_t now) {
+    if (then != now) say(fmt::format("note: {} was {} and is {} now: the order of the data changes", key, then, now));
+  };
+  changed("run.seed", progress_.seed, config_.run.seed);
+  changed("batch.global", progress_.global_batch, config_.batch.global);
+  changed("batch.sequence", progress_.sequence, config_.batch.sequence);
 }
 
 void Trainer::start() {
-  const auto parameters = model_->parameters();
-  const auto from = choose_checkpoint();
-  if (from) {
-    CheckpointReader reader(*from);
-    progress_ = load_progress(reader);
-    load_weights(reader, ctx_, parameters);
-    optimizer_->attach(ctx_, shards_);
-    OptimizerState state = optimizer_->state();
-    const auto guard = guard_->state();
-    state.scalars.insert(state.scalars.end(), guard.begin(), guard.end());
-    load_state(reader, ctx_, shards_, state);
-    if (world_.rank() == 0) fmt::print("resumed from {}\n", from->string());
-    const auto changed = [&](const char* key, int64_t then, int64_t now) {
-      if (then != now && world_.rank() == 0)
-        fmt::print("note: {} was {} and is {} now: the order of the data changes\n", key, then, now);
-    };
-    changed("run.seed", progress_.seed, config_.run.seed);
-    changed("batch.global", progress_.global_batch, config_.batch.global);
-    changed("batch.sequence", progress_.sequence, config_.batch.sequence);
+  const StartPoint from = choose_start(config_, world_);
+  if (from.resume) {
+    resume(*from.resume);
   } else {
-    const std::string& init_from = config_.checkpoint.init_from;
-    if (init_from.empty()) {
-      init_parameters(ctx_, parameters, static_cast<uint64_t>(config_.run.seed));
+    if (from.init_from) {
+      CheckpointReader reader(*from.init_from);
+      check_same_model(reader, config_.model);
+      load_weights(reader, ctx_, model_->parameters());
     } else {
-      CheckpointReader reader(resolve_checkpoint(init_from, [](const std::string&) {}));
-      load_weights(reader, ctx_, parameters);
+      init_parameters(ctx_, model_->parameters(), static_cast<uint64_t>(config_.run.seed));
     }
     optimizer_->attach(ctx_, shards_);
   }
@@ -186,7 +198,7 @@ MicroBatch Trainer::to_device(Batch& batch, int64_t first, int64_t count) {
 /// Forward and backward of this rank's samples. Returns the sum of their losses.
 float Trainer::run_micro_batches(const Batch& host_batch) {
   Batch batch = host_batch;
-  double sum = 0.0;
+  Tensor sum;
   for (int64_t i = 0; i < micro_batches_; ++i) {
     Tape tape;
     Context ctx = ctx_;
@@ -194,7 +206,7 @@ float Trainer::run_micro_batches(const Batch& host_batch) {
     ctx.training = true;
     ctx.random = {static_cast<uint64_t>(config_.run.seed), static_cast<uint64_t>(batch.step),
                   batch.first_sample + i * geometry_.micro};
-    ctx.hooks = i + 1 == micro_batches_ ? reducer_.get() : nullptr;
+    if (i + 1 == micro_batches_) ctx.gradients = reducer_.get();
     Tensor loss;
     {
       TraceScope scope(ctx.tracer, Tracer::Lane::step, "forward");
@@ -202,12 +214,15 @@ float Trainer::run_micro_batches(const Batch& host_batch) {
     }
     TraceScope scope(ctx.tracer, Tracer::Lane::step, "backward");
     tape.backward(ctx, loss);
-    float value = 0.0f;
-    ctx.backend->copy(&value, loss.raw(), sizeof value, *ctx.stream);
-    ctx.stream->synchronize();
-    sum += value;
+    if (sum.defined())
+      ctx_.kernel<AddKernel>()(ctx_, sum, loss, sum);
+    else
+      sum = loss.detach();
   }
-  return static_cast<float>(sum);
+  float value = 0.0f;
+  ctx_.backend->copy(&value, sum.raw(), sizeof value, *ctx_.stream);
+  ctx_.stream->synchronize();
+  return value;
 }
 
 /// The sum of the ranks' losses, and whether a signal reached any of them.
@@ -227,14 +242,20 @@ Tensor Trainer::gradient_stats(float loss) {
   const Tensor stats = ctx_.zeros({UpdateGuard::kStats}, DType::f32, MemoryClass::workspace);
   Tensor norms = stats.flat_view(0, {2});
   for (const Shard& shard : shards_) ctx_.kernel<SumSquaresKernel>()(ctx_, shard.grad, norms);
+  if (!reducer_->replicated()) stats_group_->all_reduce(norms, ReduceOp::sum, "gradient norm").wait(*ctx_.stream);
   const Tensor slot = stats.flat_view(UpdateGuard::loss, {1});
   ctx_.backend->copy(slot.raw(), &loss, sizeof loss, *ctx_.stream);
   return stats;
 }
 
+Batch Trainer::next_batch() {
+  TraceScope scope(ctx_.tracer, Tracer::Lane::data, "wait for the batch");
+  return loader_->next();
+}
+
 StepMetrics Trainer::step() {
   const int64_t begin_us = Tracer::now_us();
-  const Batch batch = loader_->next();
+  const Batch batch = next_batch();
   reducer_->begin_step();
   float loss = run_micro_batches(batch);
   reducer_->finish();
@@ -283,10 +304,8 @@ void Trainer::save() {
     return failed[0] == 0;
   };
   CheckpointWriter writer(std::move(target));
-  OptimizerState state = optimizer_->state();
-  const auto guard = guard_->state();
-  state.scalars.insert(state.scalars.end(), guard.begin(), guard.end());
-  save_state(writer, ctx_, shards_, state, {data_group_.rank(), data_group_.size()});
+  const WriteShare share{data_group_.rank(), data_group_.size(), reducer_->replicated()};
+  save_state(writer, ctx_, shards_, resumable_state(nullptr), share);
   save_progress(writer, progress_);
   writer.set_section("model", model_to_json(config_.model));
   writer.set_section("config", to_yaml(config_));
@@ -299,10 +318,10 @@ void Trainer::save() {
   report_->note(fmt::format("checkpoint {}", path.string()));
 }
 
-/// Records trace_steps steps from the second one of this process on, and writes them when they are over.
+/// Records trace_steps steps from the second one of this process on (the first, when there is no other), and writes them when they are over.
 void Trainer::control_trace() {
   if (!tracer_ || trace_written_) return;
-  const int64_t next = progress_.step + 1, first = first_step_ + 1, end = first + config_.run.trace_steps;
+  const int64_t next = progress_.step + 1, first = std::min(first_step_ + 1, config_.run.steps), end = first + config_.run.trace_steps;
   const bool over = next >= end || next > config_.run.steps || stop_;
   tracer_->set_recording(next >= first && !over);
   if (!over || next < first) return;
@@ -318,7 +337,7 @@ void Trainer::run() {
     const StepMetrics metrics = step();
     if (report_) report_->step(metrics, engine_.allocator().stats().current_total_bytes);
     const bool last = metrics.step == config_.run.steps;
-    if (due(metrics.step, config_.run.eval_every) || last) evaluate();
+    if (due(metrics.step, config_.run.eval_every) || (last && config_.run.eval_every > 0)) evaluate();
     if (due(metrics.step, config_.checkpoint.every) || last || stop_ || save_now_) save();
   }
   control_trace();

@@ -43,10 +43,13 @@ class Trainer {
   void open_data();
   void build_model();
   void start();  // resumes, or takes the first weights
-  std::optional<std::filesystem::path> choose_checkpoint();
+  void resume(const std::filesystem::path& checkpoint);
+  OptimizerState resumable_state(const CheckpointReader* reader) const;
+  void say(const std::string& line) const;  // rank 0 prints it
   void start_reports();
   void keep_tokenizer();
 
+  Batch next_batch();
   float run_micro_batches(const Batch& batch);
   MicroBatch to_device(Batch& batch, int64_t first, int64_t count);
   Tensor gradient_stats(float loss);

@@ -19,6 +19,7 @@ class AllReduceReducer : public Reducer {
   void grad_ready(Parameter& parameter) override;
   void finish() override;
   std::span<Shard> shards() override { return shards_; }
+  bool replicated() const override { return true; }
   void publish() override {}
 
   size_t num_sent() const { return next_; }  // buckets sent off in this step

@@ -8,9 +8,10 @@
 
 namespace trireme {
 
-/// One step: begin_step(); the backward passes, the last one with this as its context's hooks; finish(); the
-/// optimizer updates shards(); publish(). Gradients come out summed over the data axis.
-class Reducer : public ParameterHooks {
+/// One step: begin_step(); the backward passes, the last one with this as its context's gradient sink; finish();
+/// the optimizer updates shards(); publish(). Gradients come out summed over the data axis. As ParameterHooks it is
+/// set in every context that uses the parameters.
+class Reducer : public ParameterHooks, public GradientSink {
  public:
   /// Gradients hold nothing from here on: the first backward pass overwrites them.
   virtual void begin_step() = 0;
@@ -18,6 +19,8 @@ class Reducer : public ParameterHooks {
   virtual void finish() = 0;
   /// What this rank must update; the same ranges for the whole run.
   virtual std::span<Shard> shards() = 0;
+  /// Whether all data ranks hold the same shards; else each has its own part of the whole.
+  virtual bool replicated() const = 0;
   /// Brings the updated shards to the ranks that need them; work that uses a parameter waits for it.
   virtual void publish() = 0;
 };

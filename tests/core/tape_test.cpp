@@ -108,7 +108,7 @@ TEST_F(TapeTest, FanOutAddsGradients) {
 }
 
 TEST_F(TapeTest, GradReadyComesOnceAfterTheLastUse) {
-  struct Hooks : ParameterHooks {
+  struct Hooks : ParameterHooks, GradientSink {
     explicit Hooks(std::vector<std::string>& log) : log(log) {}
     void before_use(std::span<Parameter* const> p) override { log.push_back("use " + p[0]->name); }
     void grad_ready(Parameter& p) override { log.push_back("ready " + p.name); }
@@ -117,6 +117,7 @@ TEST_F(TapeTest, GradReadyComesOnceAfterTheLastUse) {
   Tape tape;
   ctx_.tape = &tape;
   ctx_.hooks = &hooks;
+  ctx_.gradients = &hooks;
   const Tensor y = square(ctx_, square(ctx_, vector({1, 2, 3}), weights_.a), weights_.a);
   tape.backward(ctx_, y);
   EXPECT_THAT(log_, ElementsAre("use a", "F a", "use a", "F a", "use a", "B a", "W a", "use a", "W a", "ready a"));
@@ -151,6 +152,19 @@ TEST_F(TapeTest, RecomputeGivesTheSameGradientsAndKeepsLess) {
   EXPECT_EQ(run(true), run(false));
   run(true);
   EXPECT_THAT(log_, ElementsAre("F a", "F b", "F a", "F b", "B b", "B a", "W b", "W a"));
+}
+
+TEST_F(TapeTest, AnUnusedOutputOfARecomputedSegmentHasNoGradient) {
+  Tape tape;
+  ctx_.tape = &tape;
+  const Tensor x = tape.watch(vector({1, 2, 3}));
+  const Segment segment = [&](Context& c, std::span<const Tensor> in) {
+    return Tensors{square(c, in[0], weights_.a), square(c, in[0], weights_.b)};
+  };
+  const Tensors y = recompute(ctx_, "segment", segment, {x});
+  tape.backward(ctx_, y[0]);
+  EXPECT_THAT(values(tape.take_grad(x)), ElementsAre(2, 4, 6));
+  EXPECT_FALSE(weights_.b.grad_written);
 }
 
 TEST_F(TapeTest, SliceOfARecordedTensorIsRefused) {

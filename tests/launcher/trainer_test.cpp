@@ -128,6 +128,66 @@ TEST_F(TrainerTest, ResumeIsBitForBitAndOnAnyNumberOfRanks) {
     }
 }
 
+TEST_F(TrainerTest, ACheckpointOfAnotherModelIsRefused) {
+  const Config c = config("model");
+  SoloGroup group;
+  Trainer whole(c, group);
+  whole.step();
+  whole.save();
+  const auto refusal = [&](const Config& other) {
+    try {
+      Trainer trainer(other, group);
+    } catch (const ConfigError& e) {
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  Config heads = c;
+  heads.model.heads = 4;  // of the same shapes
+  EXPECT_NE(refusal(heads).find("model.heads = 2 there, 4 here"), std::string::npos);
+  Config fresh = c;
+  fresh.checkpoint.init_from = c.run.out;
+  fresh.run.out = (folder_ / "fresh").string();
+  fresh.model.bias = false;
+  EXPECT_NE(refusal(fresh).find("model.bias"), std::string::npos);
+  fresh.model.bias = true;
+  Trainer trainer(fresh, group);
+  EXPECT_EQ(trainer.progress().step, 0);
+  EXPECT_EQ(weights(trainer), weights(whole));
+}
+
+TEST_F(TrainerTest, OutlierSkippingCanBeTurnedOnInAResumedRun) {
+  Config c = config("guard");
+  SoloGroup group;
+  Trainer plain(c, group);
+  steps(plain, 2);
+  plain.save();
+  const auto expected = steps(plain, 2);
+  c.optim.skip_zscore = 6.0;
+  Trainer guarded(c, group);
+  EXPECT_EQ(steps(guarded, 2).back().loss, expected.back().loss);
+}
+
+TEST_F(TrainerTest, ARunBegunAnewKeepsItsOwnCheckpoints) {
+  Config c = config("anew");
+  c.checkpoint.keep = 1;
+  SoloGroup group;
+  {
+    Trainer first(c, group);
+    steps(first, 6);
+    first.save();
+  }
+  c.checkpoint.resume = "never";
+  {
+    Trainer second(c, group);
+    steps(second, 2);
+    second.save();
+  }
+  c.checkpoint.resume = "auto";
+  Trainer third(c, group);
+  EXPECT_EQ(third.progress().step, 2);
+}
+
 TEST_F(TrainerTest, CheckpointOfTwoRanksIsReadByOne) {
   const Config c = config("two");
   std::vector<float> saved;

@@ -1,0 +1,26 @@
+// Where a run begins: the checkpoint it resumes from, or the one whose weights it takes.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+
+#include "comm/group.h"
+#include "core/checkpoint/checkpoint.h"
+#include "launcher/config.h"
+
+namespace trireme {
+
+struct StartPoint {
+  std::optional<std::filesystem::path> resume;
+  std::optional<std::filesystem::path> init_from;  // only without `resume`
+};
+
+/// Collective. Rank 0 looks, says what it skipped, and puts what an interrupted writer left in run.out in order; the
+/// others are told, since they might see another state of the file system. Checkpoints of run.out that lie beyond the
+/// start belong to a course that this run leaves, and are set aside.
+StartPoint choose_start(const Config& config, Group& world);
+
+/// ConfigError naming the keys when the checkpoint's model is not the one of `config` (resolved).
+void check_same_model(const CheckpointReader& reader, const ModelConfig& config);
+
+}  // namespace trireme
