@@ -43,53 +43,57 @@ std::shared_ptr<Operation> DirectGroup::make_operation(OpKind kind, std::string_
   return std::make_shared<Operation>(channel_, kind, label, whole.bytes(), options());
 }
 
-Work DirectGroup::submit(std::shared_ptr<Operation> operation, Task task) {
+/// The task reads nothing before it is submitted, so `after` is done first.
+Work DirectGroup::submit(std::shared_ptr<Operation> operation, Task task, Stream* after) {
+  if (after) after->synchronize();
   operation->task = std::move(task);
   channel_->engine().submit(operation);
   return Work(std::move(operation));
 }
 
-Work DirectGroup::do_all_reduce(const Tensor& t, ReduceOp reduce_op, std::string_view label) {
+Work DirectGroup::do_all_reduce(const Tensor& t, ReduceOp reduce_op, std::string_view label, Stream* after) {
   auto op = make_operation(OpKind::all_reduce, label, t);
-  return submit(op, all_reduce_task(*op, t, reduce_op));
+  return submit(op, all_reduce_task(*op, t, reduce_op), after);
 }
 
 Work DirectGroup::do_reduce_scatter(const Tensor& input, const Tensor& output, ReduceOp reduce_op,
-                                    std::string_view label) {
+                                    std::string_view label, Stream* after) {
   auto op = make_operation(OpKind::reduce_scatter, label, input);
-  return submit(op, reduce_scatter_task(*op, input, output, reduce_op));
+  return submit(op, reduce_scatter_task(*op, input, output, reduce_op), after);
 }
 
-Work DirectGroup::do_all_gather(const Tensor& input, const Tensor& output, std::string_view label) {
+Work DirectGroup::do_all_gather(const Tensor& input, const Tensor& output, std::string_view label,
+                                Stream* after) {
   auto op = make_operation(OpKind::all_gather, label, output);
-  return submit(op, all_gather_task(*op, input, output));
+  return submit(op, all_gather_task(*op, input, output), after);
 }
 
-Work DirectGroup::do_broadcast(const Tensor& t, int root, std::string_view label) {
+Work DirectGroup::do_broadcast(const Tensor& t, int root, std::string_view label, Stream* after) {
   auto op = make_operation(OpKind::broadcast, label, t);
-  return submit(op, broadcast_task(*op, t, root));
+  return submit(op, broadcast_task(*op, t, root), after);
 }
 
-Work DirectGroup::do_all_to_all(const Tensor& input, const Tensor& output, std::string_view label) {
+Work DirectGroup::do_all_to_all(const Tensor& input, const Tensor& output, std::string_view label,
+                                Stream* after) {
   auto op = make_operation(OpKind::all_to_all, label, input);
-  return submit(op, all_to_all_task(*op, input, output));
+  return submit(op, all_to_all_task(*op, input, output), after);
 }
 
-Work DirectGroup::do_send(const Tensor& t, int peer, int tag, std::string_view label) {
+Work DirectGroup::do_send(const Tensor& t, int peer, int tag, std::string_view label, Stream* after) {
   auto op = make_operation(OpKind::send, label, t);
   op->queue = {channel_->id(), peer, tag, /*outgoing=*/true};
-  return submit(op, send_task(*op, t, peer, tag));
+  return submit(op, send_task(*op, t, peer, tag), after);
 }
 
-Work DirectGroup::do_recv(const Tensor& t, int peer, int tag, std::string_view label) {
+Work DirectGroup::do_recv(const Tensor& t, int peer, int tag, std::string_view label, Stream* after) {
   auto op = make_operation(OpKind::recv, label, t);
   op->queue = {channel_->id(), peer, tag, /*outgoing=*/false};
-  return submit(op, recv_task(*op, t, peer, tag));
+  return submit(op, recv_task(*op, t, peer, tag), after);
 }
 
 Work DirectGroup::do_barrier(std::string_view label) {
   auto op = std::make_shared<Operation>(channel_, OpKind::barrier, label, 0, options());
-  return submit(op, barrier_task(*op));
+  return submit(op, barrier_task(*op), nullptr);
 }
 
 std::unique_ptr<Group> DirectGroup::do_split(int color, int key, std::string_view name) {

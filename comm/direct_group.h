@@ -16,19 +16,21 @@ class DirectGroup final : public Group {
   ~DirectGroup() override;
 
  private:
-  Work do_all_reduce(const Tensor& t, ReduceOp op, std::string_view label) override;
-  Work do_reduce_scatter(const Tensor& input, const Tensor& output, ReduceOp op,
-                         std::string_view label) override;
-  Work do_all_gather(const Tensor& input, const Tensor& output, std::string_view label) override;
-  Work do_broadcast(const Tensor& t, int root, std::string_view label) override;
-  Work do_all_to_all(const Tensor& input, const Tensor& output, std::string_view label) override;
-  Work do_send(const Tensor& t, int peer, int tag, std::string_view label) override;
-  Work do_recv(const Tensor& t, int peer, int tag, std::string_view label) override;
+  Work do_all_reduce(const Tensor& t, ReduceOp op, std::string_view label, Stream* after) override;
+  Work do_reduce_scatter(const Tensor& input, const Tensor& output, ReduceOp op, std::string_view label,
+                         Stream* after) override;
+  Work do_all_gather(const Tensor& input, const Tensor& output, std::string_view label,
+                     Stream* after) override;
+  Work do_broadcast(const Tensor& t, int root, std::string_view label, Stream* after) override;
+  Work do_all_to_all(const Tensor& input, const Tensor& output, std::string_view label,
+                     Stream* after) override;
+  Work do_send(const Tensor& t, int peer, int tag, std::string_view label, Stream* after) override;
+  Work do_recv(const Tensor& t, int peer, int tag, std::string_view label, Stream* after) override;
   Work do_barrier(std::string_view label) override;
   std::unique_ptr<Group> do_split(int color, int key, std::string_view name) override;
 
   std::shared_ptr<Operation> make_operation(OpKind kind, std::string_view label, const Tensor& whole) const;
-  Work submit(std::shared_ptr<Operation> operation, Task task);
+  Work submit(std::shared_ptr<Operation> operation, Task task, Stream* after);
 
   std::shared_ptr<Channel> channel_;
 };

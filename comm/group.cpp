@@ -48,34 +48,35 @@ std::string_view name_of(ReduceOp op) {
   return kNames[static_cast<size_t>(op)];
 }
 
-Work Group::all_reduce(const Tensor& t, ReduceOp op, std::string_view label) {
+Work Group::all_reduce(const Tensor& t, ReduceOp op, std::string_view label, Stream* after) {
   check_defined("all_reduce", t, "the tensor");
   check_reducible("all_reduce", t, op);
-  return do_all_reduce(t, op, label);
+  return do_all_reduce(t, op, label, after);
 }
 
-Work Group::reduce_scatter(const Tensor& input, const Tensor& output, ReduceOp op, std::string_view label) {
+Work Group::reduce_scatter(const Tensor& input, const Tensor& output, ReduceOp op, std::string_view label,
+                           Stream* after) {
   check_defined("reduce_scatter", input, "the input");
   check_defined("reduce_scatter", output, "the output");
   check_reducible("reduce_scatter", input, op);
   check_parts("reduce_scatter", input, output, rank_, size_);
-  return do_reduce_scatter(input, output, op, label);
+  return do_reduce_scatter(input, output, op, label, after);
 }
 
-Work Group::all_gather(const Tensor& input, const Tensor& output, std::string_view label) {
+Work Group::all_gather(const Tensor& input, const Tensor& output, std::string_view label, Stream* after) {
   check_defined("all_gather", input, "the input");
   check_defined("all_gather", output, "the output");
   check_parts("all_gather", output, input, rank_, size_);
-  return do_all_gather(input, output, label);
+  return do_all_gather(input, output, label, after);
 }
 
-Work Group::broadcast(const Tensor& t, int root, std::string_view label) {
+Work Group::broadcast(const Tensor& t, int root, std::string_view label, Stream* after) {
   check_defined("broadcast", t, "the tensor");
   TRIREME_ASSERT(0 <= root && root < size_, fmt::format("broadcast: {} ranks have no root {}", size_, root));
-  return do_broadcast(t, root, label);
+  return do_broadcast(t, root, label, after);
 }
 
-Work Group::all_to_all(const Tensor& input, const Tensor& output, std::string_view label) {
+Work Group::all_to_all(const Tensor& input, const Tensor& output, std::string_view label, Stream* after) {
   check_defined("all_to_all", input, "the input");
   check_defined("all_to_all", output, "the output");
   TRIREME_ASSERT(input.dtype() == output.dtype() && input.numel() == output.numel(),
@@ -84,19 +85,19 @@ Work Group::all_to_all(const Tensor& input, const Tensor& output, std::string_vi
   TRIREME_ASSERT(input.numel() % size_ == 0,
                  fmt::format("all_to_all: {} elements don't divide into {} parts", input.numel(), size_));
   TRIREME_ASSERT(!overlap(input, output), "all_to_all: input and output overlap");
-  return do_all_to_all(input, output, label);
+  return do_all_to_all(input, output, label, after);
 }
 
-Work Group::send(const Tensor& t, int peer, int tag, std::string_view label) {
+Work Group::send(const Tensor& t, int peer, int tag, std::string_view label, Stream* after) {
   check_defined("send", t, "the tensor");
   check_peer("send", peer, tag, *this);
-  return do_send(t, peer, tag, label);
+  return do_send(t, peer, tag, label, after);
 }
 
-Work Group::recv(const Tensor& t, int peer, int tag, std::string_view label) {
+Work Group::recv(const Tensor& t, int peer, int tag, std::string_view label, Stream* after) {
   check_defined("recv", t, "the tensor");
   check_peer("recv", peer, tag, *this);
-  return do_recv(t, peer, tag, label);
+  return do_recv(t, peer, tag, label, after);
 }
 
 Work Group::barrier(std::string_view label) {

@@ -29,10 +29,13 @@ struct GroupOptions {
 };
 
 /// Every operation is asynchronous: it returns at once, and the tensors must be left alone until the Work is
-/// done. `label` says what for in error messages and traces ("bucket 3"). Tensors lie in host memory and are
-/// taken as flat arrays; reductions take f32, f64, i32, i64, and bf16 and f16, which are summed in f32 in the
-/// order of the ranks and rounded once. All ranks get the same bits. Wrong arguments are an InternalError; a
-/// peer that is missing, dead, or in another operation makes Work::wait() throw a CommError that names it.
+/// done. It starts when the work queued on the stream `after` so far is done; null: at once. Host memory
+/// needs none: its work is done when a kernel returns. Groups of host memory wait for `after` in the call
+/// itself. `label` says what for in error messages and traces ("bucket 3"). Tensors lie in host memory and
+/// are taken as flat arrays; reductions take f32, f64, i32, i64, and bf16 and f16, which are summed in f32 in
+/// the order of the ranks and rounded once. All ranks get the same bits. Wrong arguments are an
+/// InternalError; a peer that is missing, dead, or in another operation makes Work::wait() throw a CommError
+/// that names it.
 class Group {
  public:
   static constexpr int kMaxTag = 0xffff;
@@ -50,19 +53,20 @@ class Group {
   void set_options(const GroupOptions& options) { options_ = options; }
 
   /// t = op over all ranks' t, in place.
-  Work all_reduce(const Tensor& t, ReduceOp op, std::string_view label);
+  Work all_reduce(const Tensor& t, ReduceOp op, std::string_view label, Stream* after = nullptr);
   /// output [n] = op over the ranks of the rank()-th part of their inputs [size * n]. `output` may be that
   /// part of this rank's input.
-  Work reduce_scatter(const Tensor& input, const Tensor& output, ReduceOp op, std::string_view label);
+  Work reduce_scatter(const Tensor& input, const Tensor& output, ReduceOp op, std::string_view label,
+                      Stream* after = nullptr);
   /// output [size * n] = the inputs [n] of all ranks. `input` may be the rank()-th part of `output`.
-  Work all_gather(const Tensor& input, const Tensor& output, std::string_view label);
+  Work all_gather(const Tensor& input, const Tensor& output, std::string_view label, Stream* after = nullptr);
   /// t = root's t.
-  Work broadcast(const Tensor& t, int root, std::string_view label);
+  Work broadcast(const Tensor& t, int root, std::string_view label, Stream* after = nullptr);
   /// Part p of output [size * n] = part rank() of rank p's input [size * n].
-  Work all_to_all(const Tensor& input, const Tensor& output, std::string_view label);
+  Work all_to_all(const Tensor& input, const Tensor& output, std::string_view label, Stream* after = nullptr);
   /// Messages from one rank to another with one tag arrive in the order of the sends.
-  Work send(const Tensor& t, int peer, int tag, std::string_view label);
-  Work recv(const Tensor& t, int peer, int tag, std::string_view label);
+  Work send(const Tensor& t, int peer, int tag, std::string_view label, Stream* after = nullptr);
+  Work recv(const Tensor& t, int peer, int tag, std::string_view label, Stream* after = nullptr);
   /// Done when all ranks have called it.
   Work barrier(std::string_view label);
 
@@ -78,14 +82,16 @@ class Group {
       : rank_(rank), size_(size), name_(std::move(name)), options_(options) {}
 
  private:
-  virtual Work do_all_reduce(const Tensor& t, ReduceOp op, std::string_view label) = 0;
+  virtual Work do_all_reduce(const Tensor& t, ReduceOp op, std::string_view label, Stream* after) = 0;
   virtual Work do_reduce_scatter(const Tensor& input, const Tensor& output, ReduceOp op,
-                                 std::string_view label) = 0;
-  virtual Work do_all_gather(const Tensor& input, const Tensor& output, std::string_view label) = 0;
-  virtual Work do_broadcast(const Tensor& t, int root, std::string_view label) = 0;
-  virtual Work do_all_to_all(const Tensor& input, const Tensor& output, std::string_view label) = 0;
-  virtual Work do_send(const Tensor& t, int peer, int tag, std::string_view label) = 0;
-  virtual Work do_recv(const Tensor& t, int peer, int tag, std::string_view label) = 0;
+                                 std::string_view label, Stream* after) = 0;
+  virtual Work do_all_gather(const Tensor& input, const Tensor& output, std::string_view label,
+                             Stream* after) = 0;
+  virtual Work do_broadcast(const Tensor& t, int root, std::string_view label, Stream* after) = 0;
+  virtual Work do_all_to_all(const Tensor& input, const Tensor& output, std::string_view label,
+                             Stream* after) = 0;
+  virtual Work do_send(const Tensor& t, int peer, int tag, std::string_view label, Stream* after) = 0;
+  virtual Work do_recv(const Tensor& t, int peer, int tag, std::string_view label, Stream* after) = 0;
   virtual Work do_barrier(std::string_view label) = 0;
   virtual std::unique_ptr<Group> do_split(int color, int key, std::string_view name) = 0;
 

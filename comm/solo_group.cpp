@@ -5,31 +5,47 @@
 namespace trireme {
 namespace {
 
-Work copy(const Tensor& from, const Tensor& to) {
+/// Also where nothing is left to do: who has waited for the operation may read the tensor.
+Work wait_for(Stream* after) {
+  if (after) after->synchronize();
+  return {};
+}
+
+Work copy(const Tensor& from, const Tensor& to, Stream* after) {
   TRIREME_ASSERT(from.device() == Device{} && to.device() == Device{}, "a host tensor is wanted");
+  if (after) after->synchronize();
   if (from.raw() != to.raw() && from.bytes() > 0) std::memcpy(to.raw(), from.raw(), from.bytes());
   return {};
 }
 
 }  // namespace
 
-Work SoloGroup::do_reduce_scatter(const Tensor& input, const Tensor& output, ReduceOp, std::string_view) {
-  return copy(input, output);
+Work SoloGroup::do_all_reduce(const Tensor&, ReduceOp, std::string_view, Stream* after) {
+  return wait_for(after);
 }
 
-Work SoloGroup::do_all_gather(const Tensor& input, const Tensor& output, std::string_view) {
-  return copy(input, output);
+Work SoloGroup::do_broadcast(const Tensor&, int, std::string_view, Stream* after) {
+  return wait_for(after);
 }
 
-Work SoloGroup::do_all_to_all(const Tensor& input, const Tensor& output, std::string_view) {
-  return copy(input, output);
+Work SoloGroup::do_reduce_scatter(const Tensor& input, const Tensor& output, ReduceOp, std::string_view,
+                                  Stream* after) {
+  return copy(input, output, after);
 }
 
-Work SoloGroup::do_send(const Tensor&, int, int, std::string_view) {
+Work SoloGroup::do_all_gather(const Tensor& input, const Tensor& output, std::string_view, Stream* after) {
+  return copy(input, output, after);
+}
+
+Work SoloGroup::do_all_to_all(const Tensor& input, const Tensor& output, std::string_view, Stream* after) {
+  return copy(input, output, after);
+}
+
+Work SoloGroup::do_send(const Tensor&, int, int, std::string_view, Stream*) {
   throw InternalError("send: one rank has no peers");
 }
 
-Work SoloGroup::do_recv(const Tensor&, int, int, std::string_view) {
+Work SoloGroup::do_recv(const Tensor&, int, int, std::string_view, Stream*) {
   throw InternalError("recv: one rank has no peers");
 }
 

@@ -12,13 +12,14 @@ class SoloGroup final : public Group {
       : Group(0, 1, std::move(name), options) {}
 
  private:
-  Work do_all_reduce(const Tensor&, ReduceOp, std::string_view) override { return {}; }
-  Work do_reduce_scatter(const Tensor& input, const Tensor& output, ReduceOp, std::string_view) override;
-  Work do_all_gather(const Tensor& input, const Tensor& output, std::string_view) override;
-  Work do_broadcast(const Tensor&, int, std::string_view) override { return {}; }
-  Work do_all_to_all(const Tensor& input, const Tensor& output, std::string_view) override;
-  Work do_send(const Tensor&, int, int, std::string_view) override;
-  Work do_recv(const Tensor&, int, int, std::string_view) override;
+  Work do_all_reduce(const Tensor&, ReduceOp, std::string_view, Stream* after) override;
+  Work do_reduce_scatter(const Tensor& input, const Tensor& output, ReduceOp, std::string_view,
+                         Stream* after) override;
+  Work do_all_gather(const Tensor& input, const Tensor& output, std::string_view, Stream* after) override;
+  Work do_broadcast(const Tensor&, int, std::string_view, Stream* after) override;
+  Work do_all_to_all(const Tensor& input, const Tensor& output, std::string_view, Stream* after) override;
+  Work do_send(const Tensor&, int, int, std::string_view, Stream* after) override;
+  Work do_recv(const Tensor&, int, int, std::string_view, Stream* after) override;
   Work do_barrier(std::string_view) override { return {}; }
   std::unique_ptr<Group> do_split(int color, int key, std::string_view name) override;
 };

@@ -45,7 +45,8 @@ void AllReduceReducer::send(size_t index) {
     if (!p.begin_accumulate()) ctx_.backend->fill_zero(p.grad.raw(), p.grad.bytes(), *ctx_.stream);
   }
   if (group_->size() > 1)
-    works_.push_back(group_->all_reduce(bucket.grad, ReduceOp::sum, fmt::format("bucket {}", index)));
+    works_.push_back(
+        group_->all_reduce(bucket.grad, ReduceOp::sum, fmt::format("bucket {}", index), ctx_.stream));
 }
 
 void AllReduceReducer::finish() {

@@ -10,23 +10,22 @@
 namespace trireme {
 namespace {
 
-/// The first error of a world; one that was thrown because of another rank's gives way.
-class FirstError {
+/// The errors of a world. All are kept until its threads have ended: none destroys another's exception.
+class Errors {
  public:
+  /// `is_consequence`: thrown because of another rank's.
   void add(std::exception_ptr error, bool is_consequence) {
     std::lock_guard lock(mutex_);
-    if (error_ && (is_consequence || !is_consequence_)) return;
-    error_ = std::move(error);
-    is_consequence_ = is_consequence;
+    (is_consequence ? consequences_ : originals_).push_back(std::move(error));
   }
-  void rethrow() const {
-    if (error_) std::rethrow_exception(error_);
+  void rethrow_first() const {
+    for (const auto* errors : {&originals_, &consequences_})
+      if (!errors->empty()) std::rethrow_exception(errors->front());
   }
 
  private:
   std::mutex mutex_;
-  std::exception_ptr error_;
-  bool is_consequence_ = false;
+  std::vector<std::exception_ptr> originals_, consequences_;
 };
 
 }  // namespace
@@ -34,7 +33,7 @@ class FirstError {
 void LocalWorld::run(const std::function<void(Group& world)>& body) {
   TRIREME_ASSERT(size_ >= 1, "a world of no ranks");
   comm::LocalFabric fabric(size_);
-  FirstError first_error;
+  Errors errors;
   // Engines outlive all ranks' bodies, so that those that are still running hear of a failure.
   std::vector<std::unique_ptr<comm::CommEngine>> engines;
   for (int rank = 0; rank < size_; ++rank)
@@ -45,12 +44,12 @@ void LocalWorld::run(const std::function<void(Group& world)>& body) {
       const auto world = comm::make_world_group(engine, options_);
       body(*world);
     } catch (const comm::GivenUp&) {
-      first_error.add(std::current_exception(), true);
+      errors.add(std::current_exception(), true);
     } catch (const std::exception& e) {
-      first_error.add(std::current_exception(), false);
+      errors.add(std::current_exception(), false);
       engine.fail(e.what());
     } catch (...) {
-      first_error.add(std::current_exception(), false);
+      errors.add(std::current_exception(), false);
       engine.fail("an exception of unknown type");
     }
   };
@@ -58,7 +57,7 @@ void LocalWorld::run(const std::function<void(Group& world)>& body) {
   for (auto& engine : engines) threads.emplace_back(run_rank, std::ref(*engine));
   for (std::thread& thread : threads) thread.join();
   engines.clear();
-  first_error.rethrow();
+  errors.rethrow_first();
 }
 
 }  // namespace trireme

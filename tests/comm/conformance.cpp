@@ -1,5 +1,6 @@
 #include "tests/comm/conformance.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -309,6 +310,64 @@ void groups_are_independent(Group& world) {
         "two groups crosswise");
 }
 
+// A stream whose work is done as late as can be: when somebody waits for it.
+class LateStream final : public Stream {
+ public:
+  /// Its work is to write `value` to all of t.
+  LateStream(const Tensor& t, float value) : t_(t), value_(value) {}
+  void synchronize() override {
+    if (num_waits_++ == 0) std::fill_n(t_.data<float>(), t_.numel(), value_);
+  }
+  int num_waits() const { return num_waits_; }
+
+ private:
+  Tensor t_;
+  float value_;
+  int num_waits_ = 0;
+};
+
+// Operations take what the stream writes to their tensor, not what was there at the call.
+void operations_come_after_the_stream(Group& world) {
+  const int n = world.size(), left = (world.rank() + n - 1) % n, right = (world.rank() + 1) % n;
+  const auto zeros = [](int64_t count) { return make_tensor<float>(count, [](int64_t) { return 0; }); };
+  const auto run = [](std::string_view what, const Tensor& written, float value,
+                      const std::function<Work(Stream*)>& call) {
+    LateStream stream(written, value);
+    call(&stream).wait();
+    check(stream.num_waits() == 1,
+          fmt::format("{} waited {} times for its stream", what, stream.num_waits()));
+  };
+  const auto check_all = [](std::string_view what, const Tensor& t, double wanted) {
+    check_elements<float>(
+        t, [&](int64_t) { return wanted; }, what);
+  };
+  for (const int64_t size : {int64_t{3}, int64_t{20'000}}) {
+    const Tensor part = zeros(size), result = zeros(size), parts = zeros(n * size), results = zeros(n * size);
+    run("all_reduce", part, 1, [&](Stream* s) { return world.all_reduce(part, ReduceOp::sum, "x", s); });
+    check_all("all_reduce", part, n);
+    run("reduce_scatter", parts, 2,
+        [&](Stream* s) { return world.reduce_scatter(parts, result, ReduceOp::sum, "x", s); });
+    check_all("reduce_scatter", result, 2 * n);
+    run("all_gather", part, 3, [&](Stream* s) { return world.all_gather(part, results, "x", s); });
+    check_all("all_gather", results, 3);
+    run("all_to_all", parts, 4, [&](Stream* s) { return world.all_to_all(parts, results, "x", s); });
+    check_all("all_to_all", results, 4);
+    run("broadcast", part, world.rank() == 0 ? 5.0f : 6.0f,
+        [&](Stream* s) { return world.broadcast(part, 0, "x", s); });
+    check_all("broadcast", part, 5);
+    if (n == 1) continue;
+
+    Work other = world.recv(result, left, 0, "x");
+    run("send", part, 7, [&](Stream* s) { return world.send(part, right, 0, "x", s); });
+    other.wait();
+    check_all("send", result, 7);
+    other = world.send(part, right, 1, "x");
+    run("recv", result, 8, [&](Stream* s) { return world.recv(result, left, 1, "x", s); });
+    other.wait();
+    check_all("recv", result, 7);
+  }
+}
+
 void wrong_arguments(Group& world) {
   const auto refused = [](const std::string& part, const std::function<Work()>& call) {
     check_contains(message_of<InternalError>([&] { static_cast<void>(call()); }), part);
@@ -358,6 +417,7 @@ constexpr ConformanceCase kCases[] = {
     {"large", large},
     {"sub_groups", sub_groups},
     {"groups_are_independent", groups_are_independent},
+    {"operations_come_after_the_stream", operations_come_after_the_stream},
     {"wrong_arguments", wrong_arguments},
 };
 

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <fstream>
+#include <latch>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -36,8 +37,10 @@ Tensor ones(int64_t n) {
 
 TEST(LocalFailure, AnExceptionInOneRankEndsTheOthersAtOnce) {
   std::atomic<int> num_told = 0;
+  std::latch started(4);  // all have left the barrier: a failure overtakes messages
   const auto [text, elapsed] = failure_of<std::runtime_error>(4, 60'000, [&](Group& world) {
     world.barrier("start").wait();
+    started.arrive_and_wait();
     if (world.rank() == 2) throw std::runtime_error("the disk is full");
     try {
       world.all_reduce(ones(10'000), ReduceOp::sum, "gradients, bucket 3").wait();
