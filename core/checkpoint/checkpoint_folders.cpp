@@ -54,6 +54,14 @@ void remove_folder(const fs::path& folder) {
   if (error) throw IoError(fmt::format("cannot remove {}: {}", folder.string(), error.message()));
 }
 
+/// The first name that is free for a checkpoint set aside.
+fs::path abandoned_path(const fs::path& root, const std::string& name) {
+  const fs::path plain = root / (kAbandonedPrefix + name);
+  fs::path path = plain;
+  for (int i = 2; fs::exists(path); ++i) path = fmt::format("{}-{}", plain.string(), i);
+  return path;
+}
+
 /// The name goes first: a crash then leaves no checkpoint that is half there.
 void remove_checkpoint(const fs::path& checkpoint) {
   const fs::path removed = checkpoint.parent_path() / (kTemporaryPrefix + checkpoint.filename().string());
@@ -112,11 +120,27 @@ void prune(const fs::path& root, int keep, const fs::path& known_valid) {
   if (checkpoints.size() <= static_cast<size_t>(keep)) return;
   bool valid_stays = false;
   for (size_t i = 0; i < checkpoints.size(); ++i) {
-    if (!valid_stays && (checkpoints[i] == known_valid || problem_of(checkpoints[i]).empty()))
+    const bool known = checkpoints[i] == known_valid;  // others are newer where a run went back
+    if (known || (!valid_stays && problem_of(checkpoints[i]).empty()))
       valid_stays = true;  // the newest valid one, however old
     else if (i >= static_cast<size_t>(keep))
       remove_checkpoint(checkpoints[i]);
   }
+}
+
+void set_aside_newer(const fs::path& root, int64_t step, const CheckpointLog& log) {
+  clean_leftovers(root);  // else the older half of a replacement would come to light
+  bool moved = false;
+  for (const fs::path& checkpoint : find_checkpoints(root)) {
+    const std::string name = checkpoint.filename();
+    if (step_of(name).value_or(0) <= step) break;  // the newest come first
+    const fs::path aside = abandoned_path(root, name);
+    rename_path(checkpoint, aside);
+    moved = true;
+    log(fmt::format("{} is of a later step than {}, where this run starts: it is kept as {}",
+                    checkpoint.string(), step, aside.string()));
+  }
+  if (moved) sync_folder(root);
 }
 
 void clean_leftovers(const fs::path& root) {
