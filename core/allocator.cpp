@@ -57,6 +57,10 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, MemoryClass memory_cl
     free_.erase(it);
   } else {
     data = backend_.allocate(block_bytes);
+    if (!data && !free_.empty()) {  // what is cached in other sizes may be what is missing
+      release_free_blocks();
+      data = backend_.allocate(block_bytes);
+    }
     if (!data)
       throw IoError(fmt::format("out of memory on {}: {} bytes more were asked for; what holds it now:\n{}"
                                 "A smaller batch.micro, shorter batch.sequence or a smaller model needs less.",
@@ -92,6 +96,10 @@ void Allocator::reset_peak() {
 
 void Allocator::release_cached() {
   std::lock_guard lock(mutex_);
+  release_free_blocks();
+}
+
+void Allocator::release_free_blocks() {
   for (const auto& [bytes, data] : free_) {
     backend_.deallocate(data, bytes);
     stats_.reserved_bytes -= bytes;

@@ -62,8 +62,9 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
   explicit Allocator(Backend& backend) : backend_(backend) {}
   ~Allocator();
 
-  /// `bytes` of memory, aligned to 64 bytes or more, not initialised. Throws IoError when there is none left,
-  /// saying what holds the memory by class.
+  /// `bytes` of memory, aligned to 64 bytes or more, not initialised. Where the device has none left, gives the
+  /// cached blocks back to it and asks again; throws IoError when that does not help, saying what holds the memory by
+  /// class.
   std::shared_ptr<Storage> allocate(size_t bytes, MemoryClass memory_class);
 
   MemoryStats stats() const;
@@ -74,6 +75,7 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
  private:
   friend class Storage;
   void give_back(void* data, size_t bytes, size_t block_bytes, MemoryClass memory_class);
+  void release_free_blocks();  // with mutex_ held
 
   Backend& backend_;
   mutable std::mutex mutex_;

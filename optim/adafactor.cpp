@@ -21,8 +21,8 @@ void check_whole(const Shard::Segment& segment) {
   if (held != p.shape.numel())
     throw ConfigError(
         fmt::format("optim.kind: adafactor keeps a state by rows and columns and needs whole parameters, but "
-                    "this rank updates "
-                    "elements {} to {} of the {} of {}; use adamw, sgd or lion, or set sync.zero to 0",
+                    "this rank updates elements {} to {} of the {} of {}; use adamw, sgd or lion, or a reducer "
+                    "whose shards are whole buckets, as those of sync.mode: all_reduce are",
                     segment.parameter_begin, segment.parameter_begin + held, p.shape.numel(), p.name));
   if (p.placement.is_split())
     throw ConfigError(

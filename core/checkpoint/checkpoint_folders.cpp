@@ -120,7 +120,7 @@ void prune(const fs::path& root, int keep, const fs::path& known_valid) {
   if (checkpoints.size() <= static_cast<size_t>(keep)) return;
   bool valid_stays = false;
   for (size_t i = 0; i < checkpoints.size(); ++i) {
-    const bool known = checkpoints[i] == known_valid;  // not the newest where a run went back in its own folder
+    const bool known = checkpoints[i] == known_valid;  // others are newer where a run went back
     if (known || (!valid_stays && problem_of(checkpoints[i]).empty()))
       valid_stays = true;  // the newest valid one, however old
     else if (i >= static_cast<size_t>(keep))

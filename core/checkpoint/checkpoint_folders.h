@@ -10,9 +10,9 @@
 
 namespace trireme {
 
-inline constexpr const char* kTemporaryPrefix = ".tmp-";  // of folders that are being written or removed
-inline constexpr const char* kAsidePrefix = ".old-";      // of one that is being replaced
-inline constexpr const char* kAbandonedPrefix = "abandoned-";  // of those of a course that a run has left
+inline constexpr const char* kTemporaryPrefix = ".tmp-";       // of folders that are being written or removed
+inline constexpr const char* kAsidePrefix = ".old-";           // of one that is being replaced
+inline constexpr const char* kAbandonedPrefix = "abandoned-";  // of one that set_aside_newer() renamed
 
 using CheckpointLog = std::function<void(const std::string& message)>;
 
@@ -31,14 +31,15 @@ std::optional<std::filesystem::path> choose_resume(const std::filesystem::path& 
 /// else.
 std::filesystem::path resolve_checkpoint(const std::filesystem::path& path, const CheckpointLog& log);
 
-/// Removes all but the newest `keep` checkpoints (at least 1), and never the newest valid one or `known_valid`:
-/// one of `root` that this process has just written, which need not be read again to be believed.
+/// Removes all but the newest `keep` checkpoints (at least 1), and never the newest valid one or
+/// `known_valid`: one of `root` that this process has just written, which need not be read again to be
+/// believed.
 void prune(const std::filesystem::path& root, int keep, const std::filesystem::path& known_valid = {});
 
 /// For a run that starts after `step`: the checkpoints of later steps belong to a course that it leaves. Each
-/// is renamed, to "abandoned-step-00000100" (or "...-2" and so on where that exists), and `log` is told: nothing
-/// is lost, and nothing here looks at them again unless a user names one. For the one process that writes to
-/// `root`; a folder that does not exist is fine.
+/// is renamed, to "abandoned-step-00000100" (or "...-2" and so on where that exists), and `log` is told:
+/// nothing is lost, and nothing here looks at them again unless a user names one. For the one process that
+/// writes to `root`; a folder that does not exist is fine.
 void set_aside_newer(const std::filesystem::path& root, int64_t step, const CheckpointLog& log);
 
 /// Removes what interrupted writers of step-* left, and finishes or undoes their replacements. For the one

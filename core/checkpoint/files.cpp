@@ -65,7 +65,7 @@ void OutputFile::fail(const char* what) const {
   const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
   throw IoError(fmt::format(
       "cannot {} {} after {} bytes: {}{}", what, path_.string(), size_bytes_, std::strerror(error),
-      full ? "; free some space, keep fewer checkpoints, or write to another disk" : ""));
+      full ? "; free some space (old checkpoints are often the largest), or write to another disk" : ""));
 }
 
 void OutputFile::append(std::span<const std::byte> bytes) {

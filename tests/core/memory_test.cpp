@@ -1,6 +1,9 @@
 // Tensors' views, the caching allocator's counts, and the layout of flat buckets.
 #include <gmock/gmock.h>
 
+#include <cstring>
+#include <new>
+
 #include "core/nn/buckets.h"
 #include "core/nn/module.h"
 
@@ -51,6 +54,48 @@ TEST(AllocatorTest, OutOfMemorySaysWhatHoldsIt) {
   } catch (const IoError& e) {
     EXPECT_THAT(e.what(), HasSubstr("batch.micro"));
   }
+}
+
+/// Host memory of which there are only `capacity_bytes`.
+struct SmallBackend : Backend {
+  explicit SmallBackend(size_t capacity) : capacity_bytes(capacity) {}
+  Device device() const override { return {}; }
+  void* allocate(size_t bytes) override {
+    ++asked;
+    if (used_bytes + bytes > capacity_bytes) return nullptr;
+    used_bytes += bytes;
+    return ::operator new(bytes, std::align_val_t(64));
+  }
+  void deallocate(void* data, size_t bytes) override {
+    used_bytes -= bytes;
+    ::operator delete(data, std::align_val_t(64));
+  }
+  void copy(void* to, const void* from, size_t bytes, Stream&) override { std::memcpy(to, from, bytes); }
+  void fill_zero(void* data, size_t bytes, Stream&) override { std::memset(data, 0, bytes); }
+  std::unique_ptr<Stream> make_stream() override { return std::make_unique<Stream>(); }
+  std::unique_ptr<Event> make_event() override { return std::make_unique<Event>(); }
+
+  size_t capacity_bytes, used_bytes = 0;
+  int asked = 0;
+};
+
+TEST(AllocatorTest, CachedBlocksGoBackBeforeMemoryIsSaidToBeOut) {
+  SmallBackend backend(8192);
+  const auto allocator = std::make_shared<Allocator>(backend);
+  const auto held = allocator->allocate(1024, MemoryClass::parameters);
+  allocator->allocate(4096, MemoryClass::activations);  // cached from here on, too small for what comes
+  const auto large = allocator->allocate(6144, MemoryClass::activations);
+  EXPECT_EQ(backend.used_bytes, 1024u + 6144u);
+  EXPECT_EQ(allocator->stats().reserved_bytes, 1024u + 6144u);
+  EXPECT_EQ(backend.asked, 4);
+
+  EXPECT_THROW(allocator->allocate(2048, MemoryClass::activations), IoError);
+  EXPECT_EQ(backend.asked, 5) << "nothing was cached, so asking again is of no use";
+  allocator->allocate(1024, MemoryClass::workspace);
+  EXPECT_THROW(allocator->allocate(2048, MemoryClass::activations), IoError);
+  EXPECT_EQ(backend.used_bytes, 1024u + 6144u);
+  EXPECT_EQ(allocator->stats().reserved_bytes, 1024u + 6144u);
+  EXPECT_EQ(allocator->stats().current(MemoryClass::activations), 6144u);
 }
 
 struct Model : Module {

@@ -1,7 +1,8 @@
 // Attention backward: probabilities are computed again from q, k and the saved log-sum-exp, tile by tile
-// (Dao, FlashAttention-2, 2023, algorithm 2). A task is one head of keys and values with all the heads of
-// queries that share it, so that dk and dv are sums of one thread, in one order, whatever the number of
-// threads.
+// (Dao, FlashAttention-2, 2023, algorithm 2). A task is one head of keys and values with the heads of queries
+// that share it, so that dk and dv are sums of one thread; where there are too few heads for the threads, a
+// task is a part of those queries, and the parts' sums are added in order. The same number of threads gives
+// the same bits each time; another number may split otherwise, and differ by rounding.
 #include <omp.h>
 
 #include <cmath>

@@ -203,6 +203,51 @@ TEST_F(CheckpointTest, PruneKeepsTheNewestAndTheNewestValid) {
   EXPECT_THAT(names_in_root(), ElementsAre("step-00000006"));
 }
 
+TEST_F(CheckpointTest, PruneKeepsTheOneJustWrittenWhereLaterStepsLie) {
+  for (int step : {10, 20, 30}) write(target(step));
+  for (int step : {1, 2}) prune(root, 2, write(target(step)));
+  EXPECT_THAT(names_in_root(), ElementsAre("step-00000002", "step-00000020", "step-00000030"));
+  prune(root, 1, root / "step-00000020");
+  EXPECT_THAT(names_in_root(), ElementsAre("step-00000020", "step-00000030"));
+}
+
+TEST_F(CheckpointTest, LaterStepsAreSetAsideAndNothingIsLost) {
+  std::string said;
+  const auto log = [&](const std::string& message) { said += message + "\n"; };
+  set_aside_newer(root / "nowhere", 0, log);
+  for (int step : {100, 200, 300}) write(target(step), static_cast<float>(step));
+  set_aside_newer(root, 300, log);
+  EXPECT_EQ(said, "");
+  set_aside_newer(root, 100, log);
+  EXPECT_THAT(names_in_root(),
+              ElementsAre("abandoned-step-00000200", "abandoned-step-00000300", "step-00000100"));
+  EXPECT_THAT(said, HasSubstr("abandoned-step-00000300\n"));
+  EXPECT_EQ(choose_resume(root, log), root / "step-00000100");
+
+  for (int again = 0; again < 2; ++again) {  // the course after that is left as well, twice
+    write(target(200), 201.0f + static_cast<float>(again));
+    set_aside_newer(root, 100, log);
+  }
+  EXPECT_THAT(find_checkpoints(root), ElementsAre(root / "step-00000100"));
+  EXPECT_EQ(first_of(root / "abandoned-step-00000200"), 200.0f);
+  EXPECT_EQ(first_of(root / "abandoned-step-00000200-2"), 201.0f);
+  EXPECT_EQ(first_of(root / "abandoned-step-00000200-3"), 202.0f);
+  prune(root, 1, root / "step-00000100");
+  EXPECT_EQ(names_in_root().size(), 5u) << "what was set aside is the user's to remove";
+  EXPECT_EQ(resolve_checkpoint(root / "abandoned-step-00000300", log), root / "abandoned-step-00000300");
+}
+
+TEST_F(CheckpointTest, AnInterruptedReplacementIsSetAsideOnce) {
+  write(target(100), 1.0f);
+  fs::rename(root / "step-00000100", root / ".old-step-00000100");
+  write(target(200), 2.0f);  // also moves the older one back
+  fs::rename(root / "step-00000200", root / ".old-step-00000200");
+  fs::copy(root / "step-00000100", root / ".old-step-00000100", fs::copy_options::recursive);
+  set_aside_newer(root, 0, [](const std::string&) {});
+  EXPECT_THAT(names_in_root(), ElementsAre("abandoned-step-00000100", "abandoned-step-00000200"));
+  EXPECT_EQ(first_of(root / "abandoned-step-00000200"), 2.0f);
+}
+
 TEST_F(CheckpointTest, FindsNewestFirstAndIgnoresOtherNames) {
   for (const char* name : {"step-00000002", "step-00000010", "step-100000000", "step-12", "step-0000000x",
                            "logs", ".tmp-step-00000003"})
