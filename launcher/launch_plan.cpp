@@ -52,6 +52,7 @@ LaunchPlan plan_launch(const LaunchRequest& request, const Machine& machine) {
         "-n 1");
   const int threads = request.threads > 0 ? request.threads : std::max(1, machine.cores / request.ranks);
   LaunchPlan plan;
+  plan.ranks = request.ranks;
   plan.environment = {{"OMP_NUM_THREADS", std::to_string(threads)},
                       {"TRIREME_TERMINAL", machine.has_terminal ? "1" : "0"}};
   if (machine.terminal_columns > 0)

@@ -20,6 +20,7 @@ struct LaunchPlan {
   std::vector<std::pair<std::string, std::string>> environment;  // set besides what there is
   std::vector<std::string> command;
   std::vector<std::string> notes;  // for the user
+  int ranks = 1;  // more than one: the command is mpirun
 };
 
 /// One rank is started without mpirun. More ranks than cores share them and yield while they wait. Ranks are

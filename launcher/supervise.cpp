@@ -11,13 +11,20 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <string>
 
 #include "core/error.h"
 
 namespace trireme {
 namespace {
 
+namespace fs = std::filesystem;
+
 constexpr int kNotStarted = 127;  // the shell's status for a command that can't be run
+constexpr timespec kRequestRetry{.tv_sec = 0, .tv_nsec = 50'000'000};
 
 sigset_t handled_signals() {
   sigset_t set;
@@ -47,8 +54,6 @@ class BlockedSignals {
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (getppid() != parent) _exit(kNotStarted);  // it died before prctl()
-  std::signal(SIGUSR1, SIG_IGN);                // until the command handles them
-  std::signal(SIGUSR2, SIG_IGN);
   blocked.restore();
   if (const int null = open("/dev/null", O_RDONLY); null >= 0)
     dup2(null, STDIN_FILENO);  // a terminal would stop it
@@ -63,6 +68,48 @@ class BlockedSignals {
 
 int exit_status(int wait_status) {
   return WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
+}
+
+/// What /proc/PID/status says of a process; zeros when it is gone.
+struct ProcessStatus {
+  pid_t parent = 0;
+  uint64_t caught_signals = 0;  // bit n - 1: signal n has a handler
+};
+
+ProcessStatus read_status(const fs::path& process) {
+  ProcessStatus status;
+  std::ifstream in(process / "status");
+  for (std::string key, rest; in >> key; std::getline(in, rest)) {
+    if (key == "PPid:") in >> status.parent;
+    if (key == "SigCgt:") in >> std::hex >> status.caught_signals >> std::dec;
+  }
+  return status;
+}
+
+bool handles_requests(const ProcessStatus& status) {
+  const auto bit = [](int signal) { return uint64_t{1} << (signal - 1); };
+  const uint64_t wanted = bit(SIGUSR1) | bit(SIGUSR2);
+  return (status.caught_signals & wanted) == wanted;
+}
+
+/// Whether every rank has its handlers: without them SIGUSR1 and SIGUSR2 end a process. The ranks are the
+/// child itself, or its children when it is mpirun (which forks them, so that one that still is mpirun's
+/// program has mpirun's handlers for a moment and is none yet).
+bool all_ranks_handle_requests(pid_t child, int ranks) {
+  const fs::path child_folder = fs::path("/proc") / std::to_string(child);
+  if (!handles_requests(read_status(child_folder))) return false;
+  if (ranks == 1) return true;
+  std::error_code error;
+  const fs::path program = fs::read_symlink(child_folder / "exe", error);
+  int ready = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator("/proc", error)) {
+    const std::string name = entry.path().filename();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    const ProcessStatus status = read_status(entry.path());
+    if (status.parent == child && handles_requests(status) && fs::read_symlink(entry.path() / "exe", error) != program)
+      ++ready;
+  }
+  return ready >= ranks;
 }
 
 /// What the child gets for a signal to us.
@@ -86,12 +133,22 @@ int run_supervised(const LaunchPlan& plan) {
   if (child < 0) throw IoError(fmt::format("launch: cannot start a process: {}", std::strerror(errno)));
   if (child == 0) become(plan, blocked, parent);
   const sigset_t set = handled_signals();
+  std::set<int> requests;  // SIGUSR1 and SIGUSR2 that wait until the ranks can handle them
   bool asked_to_stop = false;
   while (true) {
-    const int signal = sigwaitinfo(&set, nullptr);
-    if (signal < 0) continue;  // EINTR: stopped and continued
+    if (!requests.empty() && all_ranks_handle_requests(child, plan.ranks)) {
+      for (const int signal : requests) kill(child, signal);
+      requests.clear();
+    }
+    const int signal = requests.empty() ? sigwaitinfo(&set, nullptr) : sigtimedwait(&set, nullptr, &kRequestRetry);
+    if (signal < 0) continue;  // EAGAIN: look at the ranks again; EINTR: stopped and continued
     if (signal != SIGCHLD) {
-      kill(child, passed_on(signal, asked_to_stop));
+      const int wanted = passed_on(signal, asked_to_stop);
+      if (wanted == SIGTERM) {
+        kill(child, wanted);
+      } else {
+        requests.insert(wanted);
+      }
       continue;
     }
     int status = 0;

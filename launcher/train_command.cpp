@@ -15,10 +15,11 @@ struct TrainOptions {
 };
 
 void train(const TrainOptions& options) {
+  SignalRequests signals;  // before all that takes time, so that a signal during it counts
   const Config config = load_config(options.config, options.overrides);
   GroupOptions group;
   group.timeout_ms = config.run.timeout_s * 1000;
-  run_world(group, [&](Group& world) { Trainer(config, world).run(); });
+  run_world(group, [&](Group& world) { Trainer(config, world, &signals).run(); });
 }
 
 }  // namespace

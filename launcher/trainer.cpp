@@ -43,9 +43,10 @@ double seconds_since(int64_t begin_us) { return static_cast<double>(Tracer::now_
 
 }  // namespace
 
-Trainer::Trainer(Config config, Group& world)
+Trainer::Trainer(Config config, Group& world, SignalRequests* signals)
     : config_(std::move(config)),
       world_(world),
+      signals_(signals),
       tracer_(config_.run.trace ? std::make_unique<Tracer>(world.rank(), fmt::format("rank {}", world.rank())) : nullptr),
       engine_(make_backend(config_.run)),
       ctx_(engine_.context()),
@@ -330,7 +331,6 @@ void Trainer::control_trace() {
 }
 
 void Trainer::run() {
-  signals_.emplace();
   const auto due = [](int64_t step, int64_t every) { return every > 0 && step % every == 0; };
   while (progress_.step < config_.run.steps && !stop_) {
     control_trace();
@@ -343,7 +343,6 @@ void Trainer::run() {
   control_trace();
   if (stop_ && report_)
     report_->note(fmt::format("stopped by a signal after step {}; the same command goes on from there", progress_.step));
-  signals_.reset();
 }
 
 }  // namespace trireme

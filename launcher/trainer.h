@@ -25,7 +25,8 @@ class Trainer {
  public:
   /// Collective over `world`. Reads data, builds the model, and resumes or starts as the config says. What the
   /// config leaves open (vocabulary, sequence length) is filled in. ConfigError when something doesn't fit.
-  Trainer(Config config, Group& world);
+  /// `signals`, if any, outlives the trainer; run() looks at it after each step.
+  Trainer(Config config, Group& world, SignalRequests* signals = nullptr);
   ~Trainer();
 
   /// Trains until run.steps, or until a signal asks to stop; writes metrics and checkpoints on the way.
@@ -59,6 +60,7 @@ class Trainer {
 
   Config config_;
   Group& world_;
+  SignalRequests* signals_;  // null: none are handled
   std::unique_ptr<Tracer> tracer_;  // before what may add to it
   Engine engine_;
   Context ctx_;
@@ -83,7 +85,6 @@ class Trainer {
 
   TrainProgress progress_;
   int64_t first_step_ = 1;  // of this process
-  std::optional<SignalRequests> signals_;
   bool trace_written_ = false;
   bool stop_ = false;       // agreed on by all ranks
   bool save_now_ = false;   // likewise

@@ -1,6 +1,7 @@
 """launcher/quickstart on a small text, with the command that is built already."""
 import os
 import pathlib
+import signal
 import subprocess
 import unittest
 
@@ -31,6 +32,31 @@ class Quickstart(CommandTest):
 
         self.assertIn("kept as", self.quickstart(*arguments, "--set", "run.steps=7"))
         self.assertEqual(len(self.metrics(run)), 7)
+
+    def test_an_interrupted_run_is_not_finished(self):
+        text = self.folder / "story.txt"
+        write_text(text, lines=300)
+        arguments = [text, "--work", self.folder, "--command", TRIREME, "--set", "model.layers=1", "--set", "model.width=64",
+                     "--set", "batch.global=8", "--set", "batch.micro=4", "--set", "checkpoint.every=1"]
+        run = self.folder / "runs" / "quickstart-story"
+        process = self.start(*arguments, command=QUICKSTART, start_new_session=True)
+        self.wait_for(lambda: self.checkpoints(run), "a checkpoint")
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        self.assertIn("to go on", self.finish(process, status=130))
+        self.assertFalse((run / "quickstart.done").exists())
+        stopped = self.checkpoints(run)[-1]
+
+        # Another --set would begin a new run: shorten it by the config of the command that it starts.
+        short = self.folder / "trireme_short"
+        short.write_text(f'#!/bin/sh\ncase "$1" in launch) set -- "$@" --set run.steps={stopped + 2};; esac\n'
+                         f'exec "{TRIREME}" "$@"\n')
+        short.chmod(0o755)
+        arguments[arguments.index(TRIREME)] = short
+        shown = self.quickstart(*arguments)
+        self.assertIn("resumed from", shown)
+        self.assertNotIn("kept as", shown)
+        self.assertTrue((run / "quickstart.done").exists())
+        self.assertEqual(self.checkpoints(run)[-1], stopped + 2)
 
     def test_wrong_use(self):
         self.assertIn("usage", self.quickstart("--nonsense", status=2))

@@ -1,10 +1,18 @@
 """Signals: SIGINT and SIGTERM write a checkpoint and end cleanly; SIGUSR1 writes one and goes on."""
+import pathlib
+import re
 import signal
 import unittest
 
 from harness import CommandTest
 
 ENDLESS = {"steps": 1000000}
+
+
+def handles(pid, number):
+    """Whether a process has a handler for a signal."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (number - 1) & 1 == 1
 
 
 class Signals(CommandTest):
@@ -31,6 +39,34 @@ class Signals(CommandTest):
 
     def test_sigterm_to_the_launcher_ends_all_ranks(self):
         self.stop_with(signal.SIGTERM, "launch", self.make_config(run=ENDLESS), "-n", 2)
+
+    def test_sigint_while_it_starts_counts(self):
+        process = self.start("train", self.make_config(run=ENDLESS))
+        self.wait_for(lambda: handles(process.pid, signal.SIGUSR2), "the handlers")
+        self.assertEqual(self.metrics(), {})
+        process.send_signal(signal.SIGINT)
+        self.finish(process)
+        self.assertEqual(self.checkpoints(), [max(self.metrics())])
+
+    def test_sigint_to_the_launcher_while_ranks_start_counts(self):
+        config = self.make_config(run=ENDLESS)
+        for started in (0, 1):  # mpirun alone, which forks soon; then the last rank, before its handlers
+            process = self.start("launch", config, "-n", 2)
+            if started:
+                self.rank(1)
+            else:
+                self.wait_for(lambda: self.processes("TRIREME_TERMINAL=0"), "mpirun")
+            process.send_signal(signal.SIGINT)
+            self.finish(process)
+            self.assertEqual(self.checkpoints()[-1], max(self.metrics()))
+
+    def test_sigusr1_to_the_launcher_while_ranks_start_counts(self):
+        process = self.start("launch", self.make_config(run=ENDLESS), "-n", 2)
+        self.rank(1)
+        process.send_signal(signal.SIGUSR1)
+        self.wait_for(self.checkpoints, "a checkpoint")
+        process.send_signal(signal.SIGINT)
+        self.finish(process)
 
     def goes_on_after_sigusr1(self, *arguments):
         process = self.start(*arguments)

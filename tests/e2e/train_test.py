@@ -6,6 +6,10 @@ import unittest
 from harness import VOCAB, CommandTest
 
 
+def begins_within(span, other):
+    return other["ts"] <= span["ts"] < other["ts"] + other["dur"]
+
+
 class Train(CommandTest):
     def test_learns_and_reports(self):
         config = self.make_config(run={"steps": 60, "eval_every": 20}, checkpoint={"every": 30})
@@ -72,16 +76,20 @@ class Train(CommandTest):
         self.trireme("train", config)
         self.assertLess(self.losses(other)[1], 0.8 * self.losses()[1])
 
-    def test_trace_shows_computing_and_communication_of_each_rank(self):
-        self.trireme("launch", self.make_config(run={"steps": 4, "trace": True}), "-n", 2)
+    def test_trace_shows_gradients_sent_during_the_backward_pass_of_each_rank(self):
+        config = self.make_config(run={"steps": 4, "trace": True}, model={"width": 128, "layers": 4},
+                                  sync={"bucket_mb": 0.25, "overlap": True})
+        self.trireme("launch", config, "-n", 2)
         traces = sorted(self.run_folder.rglob("*trace*.json"))
         self.assertEqual(len(traces), 2, traces)
         for path in traces:
-            events = json.loads(path.read_text())
-            events = events["traceEvents"] if isinstance(events, dict) else events
-            names = json.dumps(events)
-            self.assertIn("linear", names)
-            self.assertIn("communication", names)
+            events = json.loads(path.read_text())["traceEvents"]
+            spans = [event for event in events if event["ph"] == "X"]
+            self.assertTrue(any("linear" in span["name"] for span in spans if span["cat"] == "compute"))
+            buckets = [span for span in spans if span["cat"] == "communication" and "bucket" in span["name"]]
+            self.assertGreater(len({span["name"] for span in buckets}), 2)
+            backwards = [span for span in spans if span["cat"] == "step" and span["name"] == "backward"]
+            self.assertTrue(any(begins_within(bucket, backward) for bucket in buckets for backward in backwards), path)
 
     def test_bf16_learns(self):
         self.trireme("train", self.make_config(run={"steps": 60}, precision={"compute": "bf16"}))
