@@ -77,8 +77,8 @@ class Train(CommandTest):
         self.assertLess(self.losses(other)[1], 0.8 * self.losses()[1])
 
     def test_trace_shows_gradients_sent_during_the_backward_pass_of_each_rank(self):
-        config = self.make_config(run={"steps": 4, "trace": True}, model={"width": 128, "layers": 4},
-                                  sync={"bucket_mb": 0.25, "overlap": True})
+        config = self.make_config(run={"steps": 4, "trace": True}, model={"width": 256, "layers": 6},
+                                  sync={"bucket_mb": 1, "overlap": True})
         self.trireme("launch", config, "-n", 2)
         traces = sorted(self.run_folder.rglob("*trace*.json"))
         self.assertEqual(len(traces), 2, traces)
