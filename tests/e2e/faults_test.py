@@ -1,5 +1,6 @@
 """What goes wrong while it runs: killed and stopped ranks, a full disk, a damaged checkpoint."""
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -12,6 +13,11 @@ TIMEOUT_S = 5
 # A model whose checkpoint, of about 40 MB, takes a while to write.
 WIDE = {"width": 256, "layers": 4, "heads": 8}
 
+# Who names the rank that is gone: mpirun, or Trireme (with the operation that it did not join).
+MPIRUN_SAW_A_KILLED_RANK = r"(?m)^mpirun noticed that process rank {rank} with PID \d+ on node \S+ exited on signal 9 \(Killed\)"
+TRIREME_NAMES_THE_RANK = (r"(?m)^trireme: error: rank \d+: (?:all_reduce|broadcast|barrier|all_gather|reduce_scatter) "
+                          r"'[^']+' was not \w+ by rank {rank}")
+
 
 class KilledRank(CommandTest):
     def launch(self, timeout_s=TIMEOUT_S, **changes):
@@ -19,8 +25,13 @@ class KilledRank(CommandTest):
         return self.start("launch", self.make_config(run=run, **changes), "-n", 2)
 
     def expect_the_others_to_end(self, process, rank):
-        shown = self.finish(process, status=None, timeout_s=TIMEOUT_S + 15)
-        self.assertRegex(shown, rf"(?i)rank\W+{rank}\b")
+        """mpirun sees the death first and ends the others before Trireme's time-out: it is mpirun that names the rank."""
+        shown = self.finish(process, status=128 + signal.SIGKILL, timeout_s=TIMEOUT_S + 15)
+        self.assertRegex(shown, MPIRUN_SAW_A_KILLED_RANK.format(rank=rank))
+        for line in re.findall(r"(?m)^trireme: error:.*", shown):  # one that reported before its end
+            self.assertRegex(line, TRIREME_NAMES_THE_RANK.format(rank=rank))
+        # mpirun does not wait for what it kills; by itself a rank would stay for the time-out.
+        self.wait_for(lambda: not self.processes(), "the other rank to end", TIMEOUT_S - 1)
 
     def test_at_the_start(self):
         process = self.launch()
@@ -39,18 +50,25 @@ class KilledRank(CommandTest):
         os.kill(self.rank(0), signal.SIGKILL)
         self.expect_the_others_to_end(process, 0)
 
-    def test_while_a_checkpoint_is_written(self):
+    def kill_while_a_checkpoint_is_written(self, rank):
         # The others wait while one rank writes, so the time-out leaves room for a slow disk.
         process = self.launch(timeout_s=30, model=WIDE, checkpoint={"every": 1, "keep": 2})
+        killed = self.rank(rank)
         self.wait_for(lambda: self.checkpoints() and self.unfinished_checkpoints(), "a checkpoint being written", 60)
-        os.kill(self.rank(0), signal.SIGKILL)
-        self.expect_the_others_to_end(process, 0)
+        os.kill(killed, signal.SIGKILL)
+        self.expect_the_others_to_end(process, rank)
         # Whatever has a checkpoint's name is whole, and the run goes on from the newest.
         newest = self.checkpoints()[-1]
         self.trireme("inspect", "--verify", self.checkpoint(newest))
         self.trireme("launch", self.folder / "config.yaml", "-n", 2, "--set", f"run.steps={newest + 1}")
         self.assertEqual(self.checkpoints()[-1], newest + 1)
         self.assertEqual(self.unfinished_checkpoints(), [])
+
+    def test_rank_0_while_a_checkpoint_is_written(self):
+        self.kill_while_a_checkpoint_is_written(0)
+
+    def test_rank_1_while_a_checkpoint_is_written(self):
+        self.kill_while_a_checkpoint_is_written(1)
 
     def test_a_stopped_rank_is_noticed_within_the_timeout(self):
         process = self.launch()
@@ -62,9 +80,7 @@ class KilledRank(CommandTest):
         finally:
             if stopped in self.processes():
                 os.kill(stopped, signal.SIGCONT)
-        self.assertRegex(shown, r"(?i)rank")
-        self.assertRegex(shown, r"all_reduce|broadcast|barrier|all_gather|reduce_scatter")
-        self.assertIn(f"within {TIMEOUT_S} s", shown)
+        self.assertRegex(shown, TRIREME_NAMES_THE_RANK.format(rank=1) + rf" within {TIMEOUT_S} s")
 
 
 class FullDisk(CommandTest):
