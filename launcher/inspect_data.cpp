@@ -89,10 +89,7 @@ json inspect_config(const fs::path& yaml_file) {
               {"tokens_per_step", config.batch.global * sequence},
               {"tokens", config.batch.global * sequence * config.run.steps}};
   // The model's size is known once its vocabulary is: from the file, or from the data's tokenizer.
-  if (config.model.vocab == 0) {
-    const int64_t tokens = read_data_info(config.data).vocab;
-    config.model.vocab = (tokens + 63) / 64 * 64;
-  }
+  if (config.model.vocab == 0) config.model.vocab = padded_vocab(read_data_info(config.data).vocab);
   if (config.model.vocab > 0) {
     config.model = resolve_model(config.model);
     result["parameters"] = make_model(config.model)->num_parameters();

@@ -53,6 +53,11 @@ void apply_preset(const std::string& name, ModelConfig& config) {
                                 near.empty() ? "" : " (did you mean " + near + "?)", fmt::join(names, ", ")));
 }
 
+int64_t padded_vocab(int64_t tokens) {
+  constexpr int64_t kMultiple = 64;
+  return (tokens + kMultiple - 1) / kMultiple * kMultiple;
+}
+
 ModelConfig resolve_model(ModelConfig c) {
   check(c.kind == "gpt", fmt::format("kind '{}' is not known; the kinds are: gpt", c.kind));
   check(c.layers > 0 && c.heads > 0 && c.width > 0 && c.context > 0,

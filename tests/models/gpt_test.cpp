@@ -150,6 +150,14 @@ TEST(PresetTest, SizesAreGpt2s) {
   EXPECT_EQ(model->parameter("h.11.mlp.down.weight").shape, (Shape{768, 3072}));
 }
 
+TEST(PresetTest, VocabulariesArePaddedTo64) {
+  EXPECT_EQ(padded_vocab(50257), 50304);
+  EXPECT_EQ(padded_vocab(1), 64);
+  EXPECT_EQ(padded_vocab(64), 64);
+  EXPECT_EQ(padded_vocab(65), 128);
+  EXPECT_EQ(padded_vocab(0), 0) << "not known stays not known";
+}
+
 TEST(PresetTest, WrongSizesSayWhatFits) {
   const auto message = [](auto change) {
     ModelConfig c;
