@@ -83,6 +83,4 @@ ModelConfig resolve_model(ModelConfig c) {
   return c;
 }
 
-int64_t padded_vocab(int64_t tokens) { return (tokens + 63) / 64 * 64; }
-
 }  // namespace trireme

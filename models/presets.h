@@ -22,7 +22,4 @@ int64_t padded_vocab(int64_t tokens);
 /// `vocab` must be set.
 ModelConfig resolve_model(ModelConfig config);
 
-/// Rows of an embedding for `tokens` tokens: a multiple of 64, which matrix products like.
-int64_t padded_vocab(int64_t tokens);
-
 }  // namespace trireme
