@@ -7,13 +7,16 @@ if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 
 add_library(trireme_options INTERFACE)
-target_compile_options(trireme_options INTERFACE -Wall -Wextra $<$<BOOL:${TRIREME_WERROR}>:-Werror>)
+target_compile_options(trireme_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra $<$<BOOL:${TRIREME_WERROR}>:-Werror>>
+  $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr --extended-lambda -lineinfo -Xcompiler=-Wall
+                             $<$<BOOL:${TRIREME_WERROR}>:-Werror=all-warnings>>)
 if(TRIREME_MARCH)
-  target_compile_options(trireme_options INTERFACE -march=${TRIREME_MARCH})
+  target_compile_options(trireme_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=${TRIREME_MARCH}>)
 endif()
 # Vector width: GCC's default of 256 bits leaves half of an AVX-512 unit idle.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64")
-  target_compile_options(trireme_options INTERFACE -mprefer-vector-width=512)
+  target_compile_options(trireme_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-mprefer-vector-width=512>)
 endif()
 if(TRIREME_SANITIZE)
   target_compile_options(trireme_options INTERFACE -fsanitize=${TRIREME_SANITIZE} -fno-omit-frame-pointer

@@ -1,11 +1,20 @@
+# trireme_choose(list HAS name): leaves out the files of folders no_<name>/ where HAS is true, else those of <name>/.
+function(trireme_choose list has name)
+  set(left_out ${name})
+  if(${has})
+    set(left_out no_${name})
+  endif()
+  list(FILTER ${list} EXCLUDE REGEX "/${left_out}/")
+  set(${list} ${${list}} PARENT_SCOPE)
+endfunction()
+
 # trireme_library(name DEPENDS ... PRIVATE ...): the library target trireme_<name> of one top-level folder.
-#   DEPENDS  public link dependencies, PRIVATE private ones, EXCLUDE regular expressions of files to leave out.
+#   DEPENDS  public link dependencies, PRIVATE private ones. Of folders such as cuda/ and no_cuda/ one takes part.
 function(trireme_library name)
-  cmake_parse_arguments(A "" "" "DEPENDS;PRIVATE;EXCLUDE" ${ARGN})
-  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
-  foreach(pattern IN LISTS A_EXCLUDE)
-    list(FILTER sources EXCLUDE REGEX ${pattern})
-  endforeach()
+  cmake_parse_arguments(A "" "" "DEPENDS;PRIVATE" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/*.cu)
+  trireme_choose(sources TRIREME_HAS_CUDA cuda)
+  trireme_choose(sources TRIREME_HAS_NCCL nccl)
   add_library(trireme_${name} STATIC ${sources})
   add_library(trireme::${name} ALIAS trireme_${name})
   set_target_properties(trireme_${name} PROPERTIES EXPORT_NAME ${name})

@@ -7,6 +7,10 @@
 
 namespace trireme {
 
+std::shared_ptr<void> Backend::allocate_host(size_t bytes) {
+  return {::operator new(bytes), [](void* data) { ::operator delete(data); }};
+}
+
 void (*Backend::find_kernel(std::type_index kernel) const)() {
   const auto it = kernels_.find(kernel);
   if (it == kernels_.end()) {

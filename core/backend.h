@@ -32,6 +32,7 @@ class Event {
   virtual void record(Stream&) {}
   virtual void wait(Stream&) {}   // later work of the stream starts after this point
   virtual void synchronize() {}  // the host waits
+  virtual bool done() const { return true; }
 };
 
 class Backend {
@@ -48,6 +49,10 @@ class Backend {
   virtual void fill_zero(void* data, size_t bytes, Stream& stream) = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;
   virtual std::unique_ptr<Event> make_event() = 0;
+  /// Host memory that copies to and from this device need no staging for.
+  virtual std::shared_ptr<void> allocate_host(size_t bytes);
+  /// Whether work is queued and done later; otherwise it is done when a kernel returns.
+  virtual bool is_asynchronous() const { return false; }
   /// How many threads the host side of this backend computes with.
   virtual int num_threads() const { return 1; }
 
@@ -78,7 +83,14 @@ class Backend {
 
 /// The host. `num_threads` 0 takes OpenMP's default (OMP_NUM_THREADS, or all cores).
 std::unique_ptr<Backend> make_cpu_backend(int num_threads = 0);
-/// A GPU; ConfigError where this build or machine has none.
-std::unique_ptr<Backend> make_cuda_backend(int index);
+
+struct CudaOptions {
+  int index = 0;      // of the device, among those that CUDA shows
+  bool tf32 = false;  // products of f32 in TF32: 10 bits of mantissa
+};
+/// A GPU; ConfigError where this build or machine has none of that index.
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options = {});
+/// How many GPUs this process can use; 0 where this build or machine has none.
+int num_cuda_devices();
 
 }  // namespace trireme

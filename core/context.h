@@ -14,10 +14,11 @@ class GradientSink;
 class ParameterHooks;
 class Tracer;
 
-/// What random numbers of a step are keyed by (never the rank).
+/// What random numbers of a step are keyed by (never the rank). The step lies on the device, so that a captured step
+/// can be replayed.
 struct RandomKey {
   uint64_t seed = 0;
-  uint64_t step = 0;
+  Tensor step;               // i64 [1]; undefined: 0
   int64_t first_sample = 0;  // place of this micro-batch's first sample in the global batch
 };
 
@@ -31,7 +32,7 @@ struct Context {
   Tracer* tracer = nullptr;
   RandomKey random;
   bool training = false;    // dropout acts
-  float loss_scale = 1.0f;  // gradients are this many times too large until the optimizer divides
+  Tensor loss_scale;        // f32 [1]: gradients are this many times too large until the optimizer divides; undefined: 1
 
   template <class K>
   typename K::Fn* kernel() const {

@@ -6,8 +6,12 @@
 
 namespace trireme {
 
-UpdateGuard::UpdateGuard(Context& ctx, const OptimConfig& config)
-    : settings_{config.clip, config.skip_zscore, config.skip_window}, control_(make_control(ctx, {})) {
+UpdateGuard::UpdateGuard(Context& ctx, const OptimConfig& config, const LossScaleSettings& loss_scale)
+    : settings_{config.clip, config.skip_zscore, config.skip_window, loss_scale} {
+  check_loss_scale(loss_scale);
+  StepControl start;
+  start.loss_scale = static_cast<float>(loss_scale.initial);
+  control_ = make_control(ctx, start);
   if (!(config.clip >= 0.0) || !std::isfinite(config.clip))
     throw ConfigError(
         fmt::format("optim.clip: wanted a gradient norm above 0, or 0 for no limit, got {}", config.clip));
@@ -24,18 +28,24 @@ UpdateGuard::UpdateGuard(Context& ctx, const OptimConfig& config)
   seen_ = ctx.zeros({1}, DType::i64, MemoryClass::optimizer);
 }
 
-const Tensor& UpdateGuard::decide(Context& ctx, const Tensor& stats, double lr) {
+void UpdateGuard::set_learning_rate(Context& ctx, double lr) {
+  const auto value = static_cast<float>(lr);
+  const Tensor slot = control_.flat_view(StepControl::kLr, {1});
+  ctx.backend->copy(slot.raw(), &value, sizeof value, *ctx.stream);
+}
+
+const Tensor& UpdateGuard::decide(Context& ctx, const Tensor& stats) {
   TRIREME_ASSERT(stats.numel() == kStats && stats.dtype() == DType::f32, "stats are f32 [3]");
-  const std::array<float, 2> inputs{static_cast<float>(lr), ctx.loss_scale};
-  const Tensor slots = control_.flat_view(StepControl::kHostInputs, {inputs.size()});
-  ctx.backend->copy(slots.raw(), inputs.data(), slots.bytes(), *ctx.stream);
   ctx.kernel<GuardKernel>()(ctx, settings_, stats, history_, seen_, control_);
   return control_;
 }
 
 std::vector<OptimizerState::Scalar> UpdateGuard::state() const {
-  if (!history_.defined()) return {};
-  return {{"guard.history", history_}, {"guard.seen", seen_}};
+  std::vector<OptimizerState::Scalar> state;
+  if (history_.defined()) state = {{"guard.history", history_}, {"guard.seen", seen_}};
+  if (settings_.loss_scale.dynamic)
+    state.push_back({"guard.loss_scale", control_.flat_view(StepControl::kLossScale, {2})});
+  return state;
 }
 
 }  // namespace trireme

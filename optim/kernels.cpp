@@ -1,16 +1,12 @@
 #include "optim/kernels.h"
 
-#include <fmt/format.h>
-
 #include "optim/cpu/kernels.h"
+#include "optim/device_kernels.h"
 
 namespace trireme {
 
 void register_optimizer_kernels(Backend& backend) {
-  const Device device = backend.device();
-  if (device.kind != DeviceKind::cpu)
-    throw ConfigError(fmt::format(
-        "run.device: the optimizers have no kernels for {} yet; set run.device to cpu", to_string(device)));
+  if (backend.device().kind != DeviceKind::cpu) return add_device_kernels(backend);
   cpu::add_adamw_kernel(backend);
   cpu::add_sgd_kernel(backend);
   cpu::add_lion_kernel(backend);

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/context.h"
+#include "optim/loss_scale.h"
 #include "optim/step_control.h"
 
 namespace trireme {
@@ -80,9 +81,10 @@ struct GuardSettings {
   double clip = 0.0;         // 0: no clipping
   double skip_zscore = 0.0;  // 0: outliers are not looked for
   int64_t window = 0;
+  LossScaleSettings loss_scale;
 };
-/// From stats f32 [3] {sum of squares of the gradient, elements not finite, loss} and the control's lr and
-/// loss_scale: the rest of the control. `history` f32 [2, window] are the losses and norms of the last steps,
+/// From stats f32 [3] {sum of squares of the gradient, elements not finite, loss} and the control's lr,
+/// loss_scale and good_steps: the rest of the control, and the next loss_scale and good_steps. `history` f32 [2, window] are the losses and norms of the last steps,
 /// `seen` i64 [1] counts the steps ever put there; both undefined when outliers are not looked for.
 struct GuardKernel {
   using Fn = void(Context&, const GuardSettings&, const Tensor& stats, Tensor& history, Tensor& seen,

@@ -15,13 +15,16 @@ struct StepControl {
   float multiplier = 1.0f;   // of the gradient: clipping and un-scaling in one factor
   float apply = 1.0f;        // 0: the step is skipped, and neither weights nor state may change
   float lr = 0.0f;           // learning rate; written by the host before the decision
-  float loss_scale = 1.0f;   // the gradient is this many times too large; written before the decision
+  float loss_scale = 1.0f;   // the gradient is this many times too large; the decision sets the next step's
+  float good_steps = 0.0f;   // steps in a row without overflow, since the loss scale last grew
   float grad_norm = 0.0f;    // of the un-scaled gradient, before clipping
   float clipped = 0.0f;      // 1: the gradient was longer than the clip
   float skip_reason = 0.0f;  // a SkipReason
+  float used_scale = 1.0f;   // the loss scale of this step
 
-  static constexpr int64_t kSize = 7;
-  static constexpr int64_t kHostInputs = 2;  // lr and loss_scale, which the host writes, start here
+  static constexpr int64_t kSize = 9;
+  static constexpr int64_t kLr = 2;         // the slot of lr, which the host writes
+  static constexpr int64_t kLossScale = 3;  // the slots of loss_scale and good_steps, which outlive the step
   SkipReason reason() const { return static_cast<SkipReason>(static_cast<int>(skip_reason)); }
 };
 static_assert(sizeof(StepControl) == StepControl::kSize * sizeof(float));

@@ -23,7 +23,7 @@ class ClassifierOp : public Op {
     args.scale = scale_;
     args.loss = ctx.empty({1});
     if (ctx.tape) {
-      args.grad_scale = scale_ * ctx.loss_scale;
+      args.loss_scale = ctx.loss_scale;
       args.dh = ctx.empty(inputs[0].shape(), inputs[0].dtype());
       args.dw = parameter_->grad;
       args.accumulate_weight = parameter_->begin_accumulate();

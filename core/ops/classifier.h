@@ -11,7 +11,7 @@ struct ClassifierArgs {
   Tensor h, w, targets;                         // [N, C], [V, C], i32 [N]
   int64_t vocab = 0;                            // columns v >= vocab are padding
   float scale = 1.0f;                           // of the loss
-  float grad_scale = 1.0f;                      // of dh and dw, in place of `scale`
+  Tensor loss_scale;                            // f32 [1]: dh and dw are times this too; undefined: 1
   bool accumulate_weight = false;               // dw += instead of dw =
   Tensor loss;                                  // f32 [1]
   Tensor dh, dw;                                // of h's type, f32; both undefined: the loss alone

@@ -61,24 +61,25 @@ class CastOp : public Op {
 /// The mask is made again in backward, so nothing is saved.
 class DropoutOp : public Op {
  public:
-  DropoutOp(float p, RandomStream stream, int64_t first_element)
-      : p_(p), stream_(stream), first_element_(first_element) {}
+  DropoutOp(float p, RandomStream stream, Tensor step, int64_t first_element)
+      : p_(p), stream_(stream), step_(std::move(step)), first_element_(first_element) {}
   std::string_view name() const override { return "dropout"; }
   Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved&) const override {
     Tensor out = ctx.empty(inputs[0].shape(), inputs[0].dtype());
-    ctx.kernel<DropoutKernel>()(ctx, inputs[0], p_, stream_, first_element_, out);
+    ctx.kernel<DropoutKernel>()(ctx, inputs[0], p_, stream_, step_, first_element_, out);
     return {out};
   }
   Tensors backward_input(Context& ctx, Saved&, Tensors dout) const override {
     const Tensor& dy = dout[0];
     Tensor dx = dy.unique() ? dy : ctx.empty(dy.shape(), dy.dtype());
-    ctx.kernel<DropoutKernel>()(ctx, dy, p_, stream_, first_element_, dx);
+    ctx.kernel<DropoutKernel>()(ctx, dy, p_, stream_, step_, first_element_, dx);
     return {dx};
   }
 
  private:
   float p_;
   RandomStream stream_;
+  Tensor step_;
   int64_t first_element_;
 };
 
@@ -105,9 +106,9 @@ Tensor dropout(Context& ctx, const Tensor& x, float p, uint64_t id, int64_t samp
   if (!ctx.training || p == 0.0f) return x;
   TRIREME_ASSERT(samples > 0 && x.numel() % samples == 0,
                  fmt::format("dropout: {} does not hold {} samples", to_string(x.shape()), samples));
-  const RandomStream stream = make_stream(ctx.random.seed, id, ctx.random.step);
+  const RandomStream stream = make_stream(ctx.random.seed, id);
   const int64_t first_element = ctx.random.first_sample * (x.numel() / samples);
-  return apply(ctx, std::make_shared<DropoutOp>(p, stream, first_element), {x})[0];
+  return apply(ctx, std::make_shared<DropoutOp>(p, stream, ctx.random.step, first_element), {x})[0];
 }
 
 }  // namespace trireme

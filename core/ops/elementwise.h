@@ -25,9 +25,10 @@ struct CastKernel {
 struct SumSquaresKernel {
   using Fn = void(Context&, const Tensor& x, Tensor& out);
 };
-/// y = keep ? x / (1 - p) : 0, the mask being a function of (stream, first_element + i). y may be x.
+/// y = keep ? x / (1 - p) : 0, the mask being a function of (stream at `step`, first_element + i). y may be x. step is
+/// i64 [1], or undefined for 0.
 struct DropoutKernel {
-  using Fn = void(Context&, const Tensor& x, float p, RandomStream stream, int64_t first_element, Tensor& y);
+  using Fn = void(Context&, const Tensor& x, float p, RandomStream stream, const Tensor& step, int64_t first_element, Tensor& y);
 };
 
 /// a + b, of one shape and type.

@@ -11,8 +11,9 @@
 namespace trireme::cpu {
 
 inline StepControl control_of(const Tensor& control) {
-  const float* f = control.data<float>();
-  return {f[0], f[1], f[2], f[3], f[4], f[5], f[6]};
+  StepControl host;
+  std::copy_n(control.data<float>(), StepControl::kSize, reinterpret_cast<float*>(&host));
+  return host;
 }
 
 inline std::span<const DecayRun> runs_of(const FlatUpdate& update) {

@@ -20,6 +20,19 @@ bool is_outlier(float value, std::span<const float> window, double zscore) {
   return value > mean + zscore * std::sqrt(squares / n);
 }
 
+/// The scale of the next step, after one whose gradient was finite or not.
+void update_loss_scale(const LossScaleSettings& settings, bool finite, StepControl& control) {
+  control.used_scale = control.loss_scale;
+  if (!settings.dynamic) return;
+  if (!finite) {
+    control.loss_scale = static_cast<float>(std::max(settings.minimum, control.loss_scale * settings.backoff));
+    control.good_steps = 0.0f;
+  } else if (++control.good_steps >= static_cast<float>(settings.growth_interval)) {
+    control.loss_scale = static_cast<float>(std::min(settings.maximum, control.loss_scale * settings.growth_factor));
+    control.good_steps = 0.0f;
+  }
+}
+
 void guard(Context&, const GuardSettings& settings, const Tensor& stats_tensor, Tensor& history, Tensor& seen,
            Tensor& control_tensor) {
   const float* stats = stats_tensor.data<float>();
@@ -47,6 +60,7 @@ void guard(Context&, const GuardSettings& settings, const Tensor& stats_tensor, 
   }
   control.apply = reason == SkipReason::none ? 1.0f : 0.0f;
   control.skip_reason = static_cast<float>(reason);
+  update_loss_scale(settings.loss_scale, reason != SkipReason::not_finite, control);
   std::copy_n(reinterpret_cast<const float*>(&control), StepControl::kSize, control_tensor.data<float>());
 }
 

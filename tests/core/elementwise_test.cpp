@@ -141,7 +141,10 @@ class Dropout : public Elementwise {
                            kWidth = 129;  // a sample is not a multiple of 4 elements
   Dropout() {
     ctx_.training = true;
-    ctx_.random = {.seed = 3, .step = 11, .first_sample = 0};
+    set_key(3, 11);
+  }
+  void set_key(uint64_t seed, int64_t step) {
+    ctx_.random = {.seed = seed, .step = ctx_.from_host<int64_t>(std::array{step}, {1}), .first_sample = 0};
   }
   std::vector<float> ones_dropped(float p, uint64_t id, int64_t first_sample, int64_t samples) {
     Tensor x = ctx_.empty({samples * kRows, kWidth});
@@ -178,9 +181,9 @@ TEST_F(Dropout, DependsOnSeedStepLayerAndSample) {
   EXPECT_EQ(base, ones_dropped(0.5f, 1, 0, 2));
   EXPECT_NE(base, ones_dropped(0.5f, 2, 0, 2));
   EXPECT_NE(base, ones_dropped(0.5f, 1, 1, 2));
-  ctx_.random.step = 12;
+  set_key(3, 12);
   EXPECT_NE(base, ones_dropped(0.5f, 1, 0, 2));
-  ctx_.random = {.seed = 4, .step = 11, .first_sample = 0};
+  set_key(4, 11);
   EXPECT_NE(base, ones_dropped(0.5f, 1, 0, 2));
 }
 

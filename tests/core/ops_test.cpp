@@ -143,7 +143,7 @@ TEST_F(Ops, ClassifierIsTheSameInChunksOfAnySize) {
   args.w = w.data;
   args.vocab = vocab;
   args.scale = 0.25f;
-  args.grad_scale = 2.0f;
+  args.loss_scale = ctx_.from_host<float>(std::array{8.0f}, {1});
   args.targets = ctx_.zeros({rows}, DType::i32);
   for (int64_t n = 0; n < rows; ++n)
     args.targets.data<int32_t>()[n] = static_cast<int32_t>(n * 31 % (vocab + 1)) - 1;
@@ -195,7 +195,7 @@ TEST_F(Ops, ClassifierScalesGradientsByTheLossScale) {
   const auto grad_with = [&](float loss_scale) {
     Tape tape;
     ctx_.tape = &tape;
-    ctx_.loss_scale = loss_scale;
+    ctx_.loss_scale = ctx_.from_host<float>(std::array{loss_scale}, {1});
     w.grad_written = false;
     const Tensor h = tape.watch(values);
     tape.backward(ctx_, classifier_loss(ctx_, h, w, targets, 1.0f, 16));

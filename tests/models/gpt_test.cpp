@@ -51,7 +51,7 @@ class GptTest : public ::testing::Test {
     Context ctx = ctx_;
     ctx.tape = &tape;
     ctx.training = true;
-    ctx.random = {5, 1, 0};
+    ctx.random = {5, ctx_.from_host<int64_t>(std::array<int64_t, 1>{1}, {1}), 0};
     const Tensor loss = forward(ctx, *model, batch(3, 20));
     tape.backward(ctx, loss);
     Result r{loss.item<float>(), {}};

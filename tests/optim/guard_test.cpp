@@ -21,7 +21,8 @@ class Guard : public ::testing::Test {
   StepControl decide(UpdateGuard& guard, float sum_squares, float not_finite, float loss, double lr = 0.1) {
     const std::array<float, UpdateGuard::kStats> stats{sum_squares, not_finite, loss};
     const Tensor device = ctx_.from_host<float>(stats, {UpdateGuard::kStats});
-    return read_control(ctx_, guard.decide(ctx_, device, lr));
+    guard.set_learning_rate(ctx_, lr);
+    return read_control(ctx_, guard.decide(ctx_, device));
   }
   static OptimConfig config(double clip, double zscore = 0.0, int64_t window = 8) {
     OptimConfig config;
@@ -59,8 +60,7 @@ TEST_F(Guard, ClipOfZeroIsNoLimit) {
 }
 
 TEST_F(Guard, DividesTheLossScaleOut) {
-  ctx_.loss_scale = 1024.0f;
-  UpdateGuard guard(ctx_, config(1.0));
+  UpdateGuard guard(ctx_, config(1.0), {.initial = 1024.0});
   const StepControl shorter = decide(guard, 512.0f * 512.0f, 0, 3.0f);
   EXPECT_FLOAT_EQ(shorter.grad_norm, 0.5f);
   EXPECT_FLOAT_EQ(shorter.multiplier, 1.0f / 1024.0f);

@@ -80,7 +80,8 @@ class Training {
     Tensor norm_stats = stats.slice(UpdateGuard::sum_squares, UpdateGuard::loss);
     for (const Bucket& bucket : buckets_) ctx_.kernel<SumSquaresKernel>()(ctx_, bucket.grad, norm_stats);
     stats.data<float>()[UpdateGuard::loss] = loss;
-    const Tensor& control = guard_.decide(ctx_, stats, learning_rate(optim_config_, number, total_steps));
+    guard_.set_learning_rate(ctx_, learning_rate(optim_config_, number, total_steps));
+    const Tensor& control = guard_.decide(ctx_, stats);
     optimizer_->step(ctx_, shards_, control);
     const StepControl result = read_control(ctx_, control);
     return {loss, result.grad_norm, result.lr};

@@ -56,6 +56,7 @@ template <class T>
 double loss_of_rows(const float* logits, const int32_t* targets, int64_t rows, const ClassifierArgs& args,
                     T* dlogits) {
   const int64_t width = args.w.dim(0);
+  const float factor = args.scale * (args.loss_scale.defined() ? args.loss_scale.item<float>() : 1.0f);
   double loss = 0.0;
   for (int64_t n = 0; n < rows; ++n) {
     const float* row = logits + n * width;
@@ -67,7 +68,7 @@ double loss_of_rows(const float* logits, const int32_t* targets, int64_t rows, c
     const Normalizer normalizer = normalizer_of(row, args.vocab);
     loss +=
         std::log(static_cast<double>(normalizer.sum)) + static_cast<double>(normalizer.max - row[targets[n]]);
-    if (drow) gradient_row(row, normalizer, targets[n], args.grad_scale, drow, args.vocab, width);
+    if (drow) gradient_row(row, normalizer, targets[n], factor, drow, args.vocab, width);
   }
   return loss;
 }

@@ -131,8 +131,9 @@ inline void random_words(const RandomStream& stream, uint64_t first, uint32_t* w
   }
 }
 
-void dropout_kernel(Context& ctx, const Tensor& x, float p, RandomStream stream, int64_t first_element,
-                    Tensor& y) {
+void dropout_kernel(Context& ctx, const Tensor& x, float p, RandomStream stream, const Tensor& step,
+                    int64_t first_element, Tensor& y) {
+  if (step.defined()) stream.counter_high = static_cast<uint64_t>(step.item<int64_t>());
   const float keep_factor = 1.0f / (1.0f - p);
   dispatch_compute("dropout", x.dtype(), [&](auto type) {
     using T = decltype(type);

@@ -4,8 +4,10 @@
 
 namespace trireme {
 
-std::unique_ptr<Backend> make_cuda_backend(int) {
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions&) {
   throw ConfigError("run.device: this build has no CUDA; set run.device to cpu, or build where nvcc is installed");
 }
+
+int num_cuda_devices() { return 0; }
 
 }  // namespace trireme

@@ -1,0 +1,188 @@
+// The backend of one NVIDIA GPU: memory, streams and events of the CUDA runtime.
+#include <fmt/format.h>
+
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+#include "core/backend/cuda/check.h"
+#include "core/backend/cuda/cuda_backend.h"
+#include "core/backend/cuda/kernels.h"
+#include "core/error.h"
+
+namespace trireme {
+namespace cuda {
+
+void check(cudaError_t status, std::string_view what) {
+  if (status == cudaSuccess) [[likely]]
+    return;
+  throw IoError(fmt::format("{}: {} ({})", what, cudaGetErrorString(status), cudaGetErrorName(status)));
+}
+
+void check_launch(std::string_view kernel) { check(cudaPeekAtLastError(), kernel); }
+
+namespace {
+
+/// Makes `index` the current device for its lifetime: ranks that are threads of one process may have others.
+class DeviceScope {
+ public:
+  explicit DeviceScope(int index) { check(cudaSetDevice(index), "cudaSetDevice"); }
+};
+
+class CudaEvent : public Event {
+ public:
+  explicit CudaEvent(int device) : device_(device) {
+    DeviceScope scope(device_);
+    check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate");
+  }
+  ~CudaEvent() override { cudaEventDestroy(event_); }
+  void record(Stream& stream) override { check(cudaEventRecord(event_, raw_stream(stream)), "cudaEventRecord"); }
+  void wait(Stream& stream) override { check(cudaStreamWaitEvent(raw_stream(stream), event_), "cudaStreamWaitEvent"); }
+  void synchronize() override { check(cudaEventSynchronize(event_), "waiting for the GPU"); }
+  bool done() const override {
+    const cudaError_t status = cudaEventQuery(event_);
+    if (status == cudaErrorNotReady) return false;
+    check(status, "waiting for the GPU");
+    return true;
+  }
+
+ private:
+  int device_;
+  cudaEvent_t event_ = nullptr;
+};
+
+/// Pinned host memory that copies to the device go through, so that the caller's memory is free at once and nobody
+/// waits. A buffer is used again when the copy out of it is done.
+class Staging {
+ public:
+  ~Staging() {
+    for (Buffer& b : buffers_) {
+      cudaEventDestroy(b.copied);
+      cudaFreeHost(b.data);
+    }
+  }
+  void copy(void* to, const void* from, size_t bytes, cudaStream_t stream) {
+    std::lock_guard lock(mutex_);
+    Buffer& b = free_buffer(bytes);
+    std::memcpy(b.data, from, bytes);
+    check(cudaMemcpyAsync(to, b.data, bytes, cudaMemcpyHostToDevice, stream), "copy to the GPU");
+    check(cudaEventRecord(b.copied, stream), "cudaEventRecord");
+  }
+
+ private:
+  struct Buffer {
+    void* data;
+    size_t bytes;
+    cudaEvent_t copied;
+  };
+  Buffer& free_buffer(size_t bytes) {
+    for (Buffer& b : buffers_)
+      if (b.bytes >= bytes && b.bytes <= 4 * bytes + 4096 && cudaEventQuery(b.copied) == cudaSuccess) return b;
+    Buffer b{nullptr, bytes, nullptr};
+    check(cudaMallocHost(&b.data, bytes), "pinned host memory");
+    check(cudaEventCreateWithFlags(&b.copied, cudaEventDisableTiming), "cudaEventCreate");
+    return buffers_.emplace_back(b);
+  }
+  std::mutex mutex_;
+  std::vector<Buffer> buffers_;
+};
+
+class CudaBackend : public Backend {
+ public:
+  explicit CudaBackend(int index) : index_(index) { DeviceScope scope(index_); }
+
+  Device device() const override { return {DeviceKind::cuda, index_}; }
+  bool is_asynchronous() const override { return true; }
+
+  void* allocate(size_t bytes) override {
+    DeviceScope scope(index_);
+    void* data = nullptr;
+    const cudaError_t status = cudaMalloc(&data, bytes);
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // not sticky: the caller frees what it can and asks again
+      return nullptr;
+    }
+    check(status, "cudaMalloc");
+    return data;
+  }
+  void deallocate(void* data, size_t) override { cudaFree(data); }
+
+  std::shared_ptr<void> allocate_host(size_t bytes) override {
+    DeviceScope scope(index_);
+    void* data = nullptr;
+    check(cudaMallocHost(&data, bytes), "pinned host memory");
+    return {data, [](void* p) { cudaFreeHost(p); }};
+  }
+
+  void copy(void* to, const void* from, size_t bytes, Stream& stream) override {
+    if (bytes == 0) return;
+    DeviceScope scope(index_);
+    if (bytes <= kMaxStagedBytes && is_pageable(from)) return staging_.copy(to, from, bytes, raw_stream(stream));
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, raw_stream(stream)), "copy");
+  }
+  void fill_zero(void* data, size_t bytes, Stream& stream) override {
+    if (bytes == 0) return;
+    check(cudaMemsetAsync(data, 0, bytes, raw_stream(stream)), "fill with zeros");
+  }
+
+  std::unique_ptr<Stream> make_stream() override {
+    DeviceScope scope(index_);
+    return std::make_unique<CudaStream>(index_);
+  }
+  std::unique_ptr<Event> make_event() override { return std::make_unique<CudaEvent>(index_); }
+
+ private:
+  static constexpr size_t kMaxStagedBytes = size_t{64} << 20;  // more than that waits for the copy
+  static bool is_pageable(const void* data) {
+    cudaPointerAttributes attributes{};
+    check(cudaPointerGetAttributes(&attributes, data), "cudaPointerGetAttributes");
+    return attributes.type == cudaMemoryTypeUnregistered;
+  }
+  int index_;
+  Staging staging_;
+};
+
+}  // namespace
+
+CudaStream::CudaStream(int device) : device_(device) {
+  int least = 0, greatest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
+  check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, least), "cudaStreamCreate");
+}
+
+CudaStream::~CudaStream() { cudaStreamDestroy(stream_); }
+
+void CudaStream::synchronize() { check(cudaStreamSynchronize(stream_), "waiting for the GPU"); }
+
+}  // namespace cuda
+
+int num_cuda_devices() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return count;
+}
+
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
+  const int count = num_cuda_devices();
+  if (count == 0)
+    throw ConfigError("run.device: this machine shows no NVIDIA GPU (nvidia-smi lists those that the driver sees); "
+                      "set run.device to cpu");
+  if (options.index < 0 || options.index >= count)
+    throw ConfigError(fmt::format("run.device: GPU {} was asked for, and this process sees {}; start no more ranks on a "
+                                  "machine than it has GPUs, or widen CUDA_VISIBLE_DEVICES",
+                                  options.index, count));
+  auto backend = std::make_unique<cuda::CudaBackend>(options.index);
+  cuda::add_elementwise_kernels(*backend);
+  cuda::add_linear_kernels(*backend, options.tf32);
+  cuda::add_gelu_kernels(*backend);
+  cuda::add_layer_norm_kernels(*backend);
+  cuda::add_attention_kernels(*backend);
+  cuda::add_embedding_kernels(*backend);
+  cuda::add_classifier_kernels(*backend);
+  return backend;
+}
+
+}  // namespace trireme

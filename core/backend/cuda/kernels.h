@@ -1,0 +1,16 @@
+// The kernels of NVIDIA GPUs, one function a file of this folder; cuda_backend.cpp calls them all.
+#pragma once
+
+#include "core/backend.h"
+
+namespace trireme::cuda {
+
+void add_elementwise_kernels(Backend& backend);
+void add_linear_kernels(Backend& backend, bool tf32);
+void add_gelu_kernels(Backend& backend);
+void add_layer_norm_kernels(Backend& backend);
+void add_attention_kernels(Backend& backend);
+void add_embedding_kernels(Backend& backend);
+void add_classifier_kernels(Backend& backend);
+
+}  // namespace trireme::cuda
