@@ -9,10 +9,13 @@ function(trireme_choose list has name)
 endfunction()
 
 # trireme_library(name DEPENDS ... PRIVATE ...): the library target trireme_<name> of one top-level folder.
-#   DEPENDS  public link dependencies, PRIVATE private ones. Of folders such as cuda/ and no_cuda/ one takes part.
+#   DEPENDS  public link dependencies, PRIVATE private ones, EXCLUDE regular expressions of files to leave out. Of folders such as cuda/ and no_cuda/ one takes part.
 function(trireme_library name)
-  cmake_parse_arguments(A "" "" "DEPENDS;PRIVATE" ${ARGN})
+  cmake_parse_arguments(A "" "" "DEPENDS;PRIVATE;EXCLUDE" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/*.cu)
+  foreach(pattern IN LISTS A_EXCLUDE)
+    list(FILTER sources EXCLUDE REGEX ${pattern})
+  endforeach()
   trireme_choose(sources TRIREME_HAS_CUDA cuda)
   trireme_choose(sources TRIREME_HAS_NCCL nccl)
   add_library(trireme_${name} STATIC ${sources})

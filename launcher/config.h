@@ -9,6 +9,7 @@
 #include <string>
 
 #include "core/data/data_config.h"
+#include "launcher/precision.h"
 #include "models/model_config.h"
 #include "optim/optim_config.h"
 #include "parallel/parallel_config.h"
@@ -19,10 +20,6 @@ struct BatchConfig {
   int64_t global = 64;   // samples of one step, over all ranks
   int64_t micro = 8;     // samples of one forward and backward pass on one rank
   int64_t sequence = 0;  // tokens of a sample; 0: model.context
-};
-
-struct PrecisionConfig {
-  std::string compute = "f32";  // f32 | bf16
 };
 
 struct RunConfig {

@@ -82,8 +82,15 @@ void describe(V& v, SyncConfig& c) {
 
 template <class V>
 void describe(V& v, PrecisionConfig& c) {
-  v.field("compute", c.compute, "type of parameters and activations; sums are always f32",
-          one_of({"f32", "bf16"}, "tf32 and f16 need a GPU; a CPU offers f32 and bf16"));
+  v.field("compute", c.compute, "type of parameters and activations; sums are always f32; tf32 and f16 need a GPU",
+          one_of({"f32", "tf32", "bf16", "f16"}));
+  v.field("loss_scale", c.loss_scale,
+          "factor of the gradients until the update: `auto` (dynamic with f16), `none`, `dynamic`, or a number", any());
+  v.field("initial_scale", c.initial_scale, "dynamic: the first scale", above(0));
+  v.field("growth_factor", c.growth_factor, "dynamic: the scale grows by this after `growth_interval` good steps", at_least(1));
+  v.field("growth_interval", c.growth_interval, "dynamic: steps in a row without overflow", at_least(1));
+  v.field("backoff", c.backoff, "dynamic: the scale shrinks by this after an overflow, and the step is skipped", within(0, 1));
+  v.field("min_scale", c.min_scale, "dynamic: the least scale", above(0));
 }
 
 template <class V>
@@ -114,7 +121,7 @@ void describe(V& v, OptimConfig& c) {
 
 template <class V>
 void describe(V& v, RunConfig& c) {
-  v.field("device", c.device, "`auto`: the CPU, which is all that this release has",
+  v.field("device", c.device, "`auto`: a GPU for each rank where there are so many, else the CPU",
           one_of({"auto", "cpu", "cuda"}));
   v.field("seed", c.seed, "of weights, dropout and data order", at_least(0));
   v.field("steps", c.steps, "length of the run", at_least(1));

@@ -33,20 +33,21 @@ Evaluation Evaluator::run(Context ctx, Model& model, Group& group) {
   ctx.gradients = nullptr;
   ctx.training = false;
   std::array<double, 3> sums{};  // loss, tokens, bytes
+  std::vector<Tensor> losses;    // of one micro-batch each; read at the end, so that the device never waits for the host
   loader_.rewind();
   while (std::optional<Batch> batch = loader_.next()) {
     const Shape shape{batch->num_samples, batch->sequence};
     const MicroBatch micro{ctx.from_host<int32_t>(batch->tokens, shape), ctx.from_host<int32_t>(batch->targets, shape), 1.0f};
-    const Tensor loss = model.loss(ctx, micro);
-    float value = 0.0f;
-    ctx.backend->copy(&value, loss.raw(), sizeof value, *ctx.stream);
-    ctx.stream->synchronize();
-    sums[0] += value;
+    losses.push_back(model.loss(ctx, micro));
     sums[1] += static_cast<double>(batch->num_targets);
     if (!token_bytes_.empty())
       for (int32_t t : batch->targets)
         if (t >= 0) sums[2] += bytes_of(t);
   }
+  std::vector<float> values(losses.size());
+  for (size_t i = 0; i < losses.size(); ++i) ctx.backend->copy(&values[i], losses[i].raw(), sizeof(float), *ctx.stream);
+  ctx.stream->synchronize();
+  for (float value : values) sums[0] += value;
   const auto host = std::make_shared<Storage>(nullptr, sums.data(), sizeof sums);
   group.all_reduce(Tensor(host, 0, {static_cast<int64_t>(sums.size())}, DType::f64, Device{}), ReduceOp::sum, "evaluation").wait();
   Evaluation result;

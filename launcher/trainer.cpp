@@ -7,8 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include "core/data/batch_plan.h"
-#include "core/ops/elementwise.h"
-#include "core/tape.h"
 #include "launcher/data_info.h"
 #include "launcher/peak.h"
 #include "launcher/start_point.h"
@@ -21,8 +19,11 @@
 namespace trireme {
 namespace {
 
-std::unique_ptr<Backend> make_backend(const RunConfig& run) {
-  auto backend = run.device == "cuda" ? make_cuda_backend(0) : make_cpu_backend(static_cast<int>(run.threads));
+std::unique_ptr<Backend> make_backend(const Config& config) {
+  const bool cuda = config.run.device == "cuda" || (config.run.device == "auto" && num_cuda_devices() > 0);
+  auto backend = cuda ? make_cuda_backend({.index = 0, .tf32 = config.precision.compute == "tf32"})
+                      : make_cpu_backend(static_cast<int>(config.run.threads));
+  check_precision(config.precision, backend->device());
   register_optimizer_kernels(*backend);
   return backend;
 }
@@ -39,8 +40,6 @@ Group& with_options(Group& world, const RunConfig& run, Tracer* tracer) {
   return world;
 }
 
-double seconds_since(int64_t begin_us) { return static_cast<double>(Tracer::now_us() - begin_us) * 1e-6; }
-
 }  // namespace
 
 Trainer::Trainer(Config config, Group& world, SignalRequests* signals)
@@ -48,7 +47,7 @@ Trainer::Trainer(Config config, Group& world, SignalRequests* signals)
       world_(world),
       signals_(signals),
       tracer_(config_.run.trace ? std::make_unique<Tracer>(world.rank(), fmt::format("rank {}", world.rank())) : nullptr),
-      engine_(make_backend(config_.run)),
+      engine_(make_backend(config_)),
       ctx_(engine_.context()),
       mesh_(config_.parallel, with_options(world, config_.run, tracer_.get())),
       data_group_(mesh_.group(Axis::data)),
@@ -95,27 +94,27 @@ void Trainer::build_model() {
   const auto parameters = model_->parameters();
   const auto bucket_bytes = static_cast<size_t>(config_.sync.bucket_mb * 0x1p20);
   buckets_ = plan_buckets(parameters, bucket_bytes);
-  allocate_buckets(ctx_, buckets_, parse_dtype(config_.precision.compute));
+  allocate_buckets(ctx_, buckets_, compute_dtype(config_.precision));
   reducer_ = std::make_unique<AllReduceReducer>(ctx_, buckets_, data_group_, config_.sync.overlap);
   const std::span<Shard> shards = reducer_->shards();
   shards_.assign(shards.begin(), shards.end());
   ctx_.hooks = reducer_.get();
   optimizer_ = make_optimizer(config_.optim);
-  guard_ = std::make_unique<UpdateGuard>(ctx_, config_.optim);
+  guard_ = std::make_unique<UpdateGuard>(ctx_, config_.optim, loss_scale_settings(config_.precision));
+  step_ = std::make_unique<TrainStep>(ctx_, TrainStepParts{*model_, *reducer_, shards_, *optimizer_, *guard_, *stats_group_},
+                                      geometry_, micro_batches_, static_cast<uint64_t>(config_.run.seed));
 }
 
 /// State that a resumed run takes over: the optimizer's, and the guard's where it is of this config's shape.
 OptimizerState Trainer::resumable_state(const CheckpointReader* reader) const {
   OptimizerState state = optimizer_->state();
-  const auto guard = guard_->state();
-  const auto fits = [&](const OptimizerState::Scalar& scalar) {
+  for (const OptimizerState::Scalar& scalar : guard_->state()) {
     const std::string name = "optim." + scalar.name;
-    return !reader || (reader->has(name) && reader->shape(name) == scalar.value.shape());
-  };
-  if (std::ranges::all_of(guard, fits))
-    state.scalars.insert(state.scalars.end(), guard.begin(), guard.end());
-  else
-    say("note: optim.skip_zscore or skip_window changed: outliers are looked for once a new window is full");
+    if (!reader || (reader->has(name) && reader->shape(name) == scalar.value.shape()))
+      state.scalars.push_back(scalar);
+    else
+      say(fmt::format("note: the checkpoint has no {} of this config's shape: it starts anew", scalar.name));
+  }
   return state;
 }
 
@@ -156,14 +155,15 @@ void Trainer::start() {
   progress_.seed = config_.run.seed;
   progress_.global_batch = config_.batch.global;
   progress_.sequence = config_.batch.sequence;
-  first_step_ = progress_.step + 1;
+  launched_ = progress_.step;
+  first_step_ = launched_ + 1;
   loader_ = std::make_unique<Loader>(train_data_, geometry_,
                                      LoaderOptions{config_.data.shuffle, static_cast<uint64_t>(config_.run.seed),
                                                    config_.data.prefetch, first_step_});
 }
 
 void Trainer::start_reports() {
-  std::array<double, 1> peak{peak_flops(ctx_, DType::f32)};
+  std::array<double, 1> peak{peak_flops(ctx_, engine_.backend().is_asynchronous() ? compute_dtype(config_.precision) : DType::f32)};
   world_.all_reduce(as_tensor(peak), ReduceOp::sum, "peak rate").wait();
   if (world_.rank() != 0) return;
   std::filesystem::create_directories(config_.run.out);
@@ -186,104 +186,44 @@ void Trainer::keep_tokenizer() {
   if (error && !fs::exists(copy)) throw IoError(fmt::format("{}: {}", copy.string(), error.message()));
 }
 
-MicroBatch Trainer::to_device(Batch& batch, int64_t first, int64_t count) {
-  const auto rows = [&](std::vector<int32_t>& values) {
-    const std::span all(values);
-    const auto part = all.subspan(static_cast<size_t>(first * batch.sequence), static_cast<size_t>(count * batch.sequence));
-    return ctx_.from_host<int32_t>(part, {count, batch.sequence});
-  };
-  const auto tokens = static_cast<double>(geometry_.global * geometry_.sequence);
-  return {rows(batch.tokens), rows(batch.targets), static_cast<float>(1.0 / tokens)};
-}
-
-/// Forward and backward of this rank's samples. Returns the sum of their losses.
-float Trainer::run_micro_batches(const Batch& host_batch) {
-  Batch batch = host_batch;
-  Tensor sum;
-  for (int64_t i = 0; i < micro_batches_; ++i) {
-    Tape tape;
-    Context ctx = ctx_;
-    ctx.tape = &tape;
-    ctx.training = true;
-    ctx.random = {static_cast<uint64_t>(config_.run.seed), static_cast<uint64_t>(batch.step),
-                  batch.first_sample + i * geometry_.micro};
-    if (i + 1 == micro_batches_) ctx.gradients = reducer_.get();
-    Tensor loss;
-    {
-      TraceScope scope(ctx.tracer, Tracer::Lane::step, "forward");
-      loss = model_->loss(ctx, to_device(batch, i * geometry_.micro, geometry_.micro));
-    }
-    TraceScope scope(ctx.tracer, Tracer::Lane::step, "backward");
-    tape.backward(ctx, loss);
-    if (sum.defined())
-      ctx_.kernel<AddKernel>()(ctx_, sum, loss, sum);
-    else
-      sum = loss.detach();
-  }
-  float value = 0.0f;
-  ctx_.backend->copy(&value, sum.raw(), sizeof value, *ctx_.stream);
-  ctx_.stream->synchronize();
-  return value;
-}
-
-/// The sum of the ranks' losses, and whether a signal reached any of them.
-void Trainer::exchange_flags(float& loss) {
-  std::array<float, 3> sums{loss, 0.0f, 0.0f};
-  if (signals_) {
-    sums[1] = signals_->stop_requested() ? 1.0f : 0.0f;
-    sums[2] = signals_->take_checkpoint_request() ? 1.0f : 0.0f;
-  }
-  stats_group_->all_reduce(as_tensor(sums), ReduceOp::sum, "loss").wait();
-  loss = sums[0];
-  stop_ = stop_ || sums[1] > 0.0f;
-  save_now_ = sums[2] > 0.0f;
-}
-
-Tensor Trainer::gradient_stats(float loss) {
-  const Tensor stats = ctx_.zeros({UpdateGuard::kStats}, DType::f32, MemoryClass::workspace);
-  Tensor norms = stats.flat_view(0, {2});
-  for (const Shard& shard : shards_) ctx_.kernel<SumSquaresKernel>()(ctx_, shard.grad, norms);
-  if (!reducer_->replicated()) stats_group_->all_reduce(norms, ReduceOp::sum, "gradient norm").wait(*ctx_.stream);
-  const Tensor slot = stats.flat_view(UpdateGuard::loss, {1});
-  ctx_.backend->copy(slot.raw(), &loss, sizeof loss, *ctx_.stream);
-  return stats;
-}
-
 Batch Trainer::next_batch() {
   TraceScope scope(ctx_.tracer, Tracer::Lane::data, "wait for the batch");
   return loader_->next();
 }
 
-StepMetrics Trainer::step() {
-  const int64_t begin_us = Tracer::now_us();
+void Trainer::launch() {
   const Batch batch = next_batch();
-  reducer_->begin_step();
-  float loss = run_micro_batches(batch);
-  reducer_->finish();
-  exchange_flags(loss);
-  const double lr = learning_rate(config_.optim, batch.step, config_.run.steps);
-  StepControl control;
-  {
-    TraceScope scope(ctx_.tracer, Tracer::Lane::step, "update");
-    const Tensor& decision = guard_->decide(ctx_, gradient_stats(loss), lr);
-    optimizer_->step(ctx_, shards_, decision);
-    reducer_->publish();
-    control = read_control(ctx_, decision);
-  }
-  progress_.step = batch.step;
-  progress_.tokens += geometry_.global * geometry_.sequence;
-  if (control.apply == 0.0f) ++progress_.skipped;
+  StepRequests requests;
+  if (signals_) requests = {signals_->stop_requested(), signals_->take_checkpoint_request()};
+  step_->launch(batch, learning_rate(config_.optim, batch.step, config_.run.steps), requests);
+  launched_ = batch.step;
+}
+
+StepMetrics Trainer::collect() {
+  const StepResult result = step_->collect();
+  const int64_t tokens = geometry_.global * geometry_.sequence;
+  progress_.step = result.step;
+  progress_.tokens += tokens;
   StepMetrics m;
-  m.step = batch.step;
-  m.loss = loss;
-  m.grad_norm = control.grad_norm;
-  m.lr = lr;
+  m.skipped = result.control.apply == 0.0f;
+  if (m.skipped) ++progress_.skipped;
+  stop_ = stop_ || result.requests.stop;
+  save_now_ = save_now_ || result.requests.checkpoint;
+  m.step = result.step;
+  m.loss = result.loss;
+  m.grad_norm = result.control.grad_norm;
+  m.lr = learning_rate(config_.optim, result.step, config_.run.steps);
+  m.loss_scale = result.control.used_scale;
   m.tokens = progress_.tokens;
-  const double seconds = seconds_since(begin_us);
-  m.step_ms = seconds * 1e3;
-  m.tokens_per_s = static_cast<double>(geometry_.global * geometry_.sequence) / seconds;
-  m.skipped = control.apply == 0.0f;
+  m.step_ms = result.seconds * 1e3;
+  m.tokens_per_s = static_cast<double>(tokens) / result.seconds;
+  if (report_) report_->step(m, engine_.allocator().stats().current_total_bytes);
   return m;
+}
+
+StepMetrics Trainer::step() {
+  launch();
+  return collect();
 }
 
 void Trainer::evaluate() {
@@ -322,7 +262,7 @@ void Trainer::save() {
 /// Records trace_steps steps from the second one of this process on (the first, when there is no other), and writes them when they are over.
 void Trainer::control_trace() {
   if (!tracer_ || trace_written_) return;
-  const int64_t next = progress_.step + 1, first = std::min(first_step_ + 1, config_.run.steps), end = first + config_.run.trace_steps;
+  const int64_t next = launched_ + 1, first = std::min(first_step_ + 1, config_.run.steps), end = first + config_.run.trace_steps;
   const bool over = next >= end || next > config_.run.steps || stop_;
   tracer_->set_recording(next >= first && !over);
   if (!over || next < first) return;
@@ -332,13 +272,17 @@ void Trainer::control_trace() {
 
 void Trainer::run() {
   const auto due = [](int64_t step, int64_t every) { return every > 0 && step % every == 0; };
-  while (progress_.step < config_.run.steps && !stop_) {
+  const size_t ahead = engine_.backend().is_asynchronous() ? 1 : 0;  // steps that may be in flight while the next is queued
+  while (launched_ < config_.run.steps && !stop_) {
     control_trace();
-    const StepMetrics metrics = step();
-    if (report_) report_->step(metrics, engine_.allocator().stats().current_total_bytes);
-    const bool last = metrics.step == config_.run.steps;
-    if (due(metrics.step, config_.run.eval_every) || (last && config_.run.eval_every > 0)) evaluate();
-    if (due(metrics.step, config_.checkpoint.every) || last || stop_ || save_now_) save();
+    launch();
+    const bool last = launched_ == config_.run.steps;
+    const bool evaluates = due(launched_, config_.run.eval_every) || (last && config_.run.eval_every > 0);
+    const bool saves = due(launched_, config_.checkpoint.every) || last;
+    while (step_->in_flight() > (evaluates || saves || stop_ || save_now_ ? 0 : ahead)) collect();
+    if (evaluates) evaluate();
+    if (saves || stop_ || save_now_) save();
+    save_now_ = false;
   }
   control_trace();
   if (stop_ && report_)

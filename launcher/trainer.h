@@ -13,6 +13,7 @@
 #include "launcher/run_report.h"
 #include "launcher/signals.h"
 #include "launcher/train_state.h"
+#include "launcher/train_step.h"
 #include "models/model.h"
 #include "optim/clip.h"
 #include "optim/optimizer.h"
@@ -51,10 +52,8 @@ class Trainer {
   void keep_tokenizer();
 
   Batch next_batch();
-  float run_micro_batches(const Batch& batch);
-  MicroBatch to_device(Batch& batch, int64_t first, int64_t count);
-  Tensor gradient_stats(float loss);
-  void exchange_flags(float& loss);
+  void launch();          // queues the next step
+  StepMetrics collect();  // waits for the oldest that is queued, and reports it
   void evaluate();
   void control_trace();
 
@@ -80,14 +79,16 @@ class Trainer {
   std::vector<Shard> shards_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<UpdateGuard> guard_;
+  std::unique_ptr<TrainStep> step_;
   std::unique_ptr<Evaluator> evaluator_;  // null without validation data
   std::unique_ptr<Loader> loader_;
 
   TrainProgress progress_;
   int64_t first_step_ = 1;  // of this process
+  int64_t launched_ = 0;    // the last step that was queued
   bool trace_written_ = false;
   bool stop_ = false;       // agreed on by all ranks
-  bool save_now_ = false;   // likewise
+  bool save_now_ = false;   // likewise, since the last checkpoint
   std::unique_ptr<RunReport> report_;
 };
 

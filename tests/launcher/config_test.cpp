@@ -115,8 +115,8 @@ TEST(Config, ValuesOutOfRangeSayTheRange) {
   EXPECT_THAT(error_of("parallel: {data: -1}"), HasSubstr("of at least 1, or auto, got -1"));
   EXPECT_THAT(error_of("optim: {kind: adam}"),
               HasSubstr("wanted adamw, sgd, lion or adafactor, got adam; did you mean adamw?"));
-  EXPECT_THAT(error_of("precision: {compute: f16}"),
-              HasSubstr("wanted f32 or bf16, got f16; tf32 and f16 need a GPU"));
+  EXPECT_THAT(error_of("precision: {compute: fp16}"),
+              HasSubstr("wanted f32, tf32, bf16 or f16, got fp16; did you mean f16?"));
 }
 
 TEST(Config, BrokenYamlNamesTheLine) {

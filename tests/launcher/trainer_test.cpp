@@ -41,6 +41,7 @@ class TrainerTest : public ::testing::Test {
     c.optim.lr = 1e-2;
     c.optim.schedule = {"cosine", 3, 0.1, 0};
     c.run.steps = 10;
+    c.run.device = "cpu";
     c.run.threads = 1;
     c.run.out = (folder_ / out).string();
     c.run.tensorboard = false;
@@ -230,6 +231,54 @@ TEST_F(TrainerTest, AStepWithAnInfiniteGradientMovesNothing) {
   EXPECT_EQ(trainer.progress().skipped, 1);
   EXPECT_FALSE(trainer.step().skipped);
   EXPECT_NE(weights(trainer), before);
+}
+
+TEST_F(TrainerTest, ADynamicLossScaleShrinksUntilNothingOverflowsAndGrowsAgain) {
+  Config c = config("scale");
+  c.precision.loss_scale = "dynamic";
+  c.precision.initial_scale = 0x1p120;  // the squares of such gradients are beyond f32
+  c.precision.backoff = 0x1p-50;
+  c.precision.growth_interval = 3;
+  SoloGroup group;
+  Trainer scaled(c, group);
+  const auto before = weights(scaled);
+  std::vector<StepMetrics> path = steps(scaled, 2);
+  EXPECT_EQ(path[0].loss_scale, 0x1p120);
+  EXPECT_EQ(path[1].loss_scale, 0x1p70);
+  EXPECT_TRUE(path[0].skipped && path[1].skipped);
+  EXPECT_EQ(weights(scaled), before);
+  path = steps(scaled, 3);
+  for (const StepMetrics& m : path) {
+    EXPECT_EQ(m.loss_scale, 0x1p20);
+    EXPECT_FALSE(m.skipped);
+  }
+  EXPECT_NE(weights(scaled), before);
+  scaled.save();
+  EXPECT_EQ(scaled.step().loss_scale, 0x1p21);
+  // What is saved goes on where it was.
+  Trainer resumed(c, group);
+  EXPECT_EQ(resumed.step().loss_scale, 0x1p21);
+}
+
+TEST_F(TrainerTest, AFixedLossScaleOfAPowerOfTwoChangesNothing) {
+  Config plain = config("unscaled"), scaled = config("scaled");
+  scaled.precision.loss_scale = "1024";
+  SoloGroup group;
+  Trainer a(plain, group), b(scaled, group);
+  const auto x = steps(a, 5), y = steps(b, 5);
+  for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x[i].loss, y[i].loss, 1e-6 * x[i].loss) << i;
+}
+
+TEST_F(TrainerTest, PrecisionsOfAGpuAreRefusedOnTheCpu) {
+  SoloGroup group;
+  for (const char* compute : {"f16", "tf32"}) {
+    Config c = config("precision");
+    c.precision.compute = compute;
+    EXPECT_THROW(Trainer(c, group), ConfigError);
+  }
+  Config c = config("precision");
+  c.precision.loss_scale = "many";
+  EXPECT_THROW(Trainer(c, group), ConfigError);
 }
 
 TEST_F(TrainerTest, SizesThatDoNotFitAreRefusedWithTheOnesThatDo) {

@@ -1,0 +1,115 @@
+#include "launcher/train_step.h"
+
+#include <algorithm>
+
+#include "core/ops/elementwise.h"
+#include "core/tape.h"
+#include "core/trace.h"
+
+namespace trireme {
+
+TrainStep::TrainStep(const Context& ctx, const TrainStepParts& parts, const BatchGeometry& geometry, int64_t micro_batches,
+                     uint64_t seed)
+    : ctx_(ctx), parts_(parts), geometry_(geometry), micro_batches_(micro_batches), seed_(seed) {
+  const Shape samples{micro_batches * geometry.micro, geometry.sequence};
+  tokens_ = ctx_.zeros(samples, DType::i32, MemoryClass::data);
+  targets_ = ctx_.zeros(samples, DType::i32, MemoryClass::data);
+  step_ = ctx_.zeros({1}, DType::i64, MemoryClass::data);
+  stats_ = ctx_.zeros({kStats}, DType::f32, MemoryClass::workspace);
+  ctx_.training = true;
+  ctx_.random.seed = seed_;
+  ctx_.random.step = step_;
+  ctx_.loss_scale = parts_.guard.loss_scale();
+  for (Slot& slot : slots_) {
+    slot.host = ctx_.backend->allocate_host((kStats + StepControl::kSize) * sizeof(float));
+    slot.done = ctx_.backend->make_event();
+  }
+}
+
+/// Everything of a step that comes from the host; the rest reads it on the device.
+void TrainStep::put_inputs(const Batch& batch, double lr, StepRequests requests) {
+  const auto put = [&](const Tensor& to, const void* from) { ctx_.backend->copy(to.raw(), from, to.bytes(), *ctx_.stream); };
+  TRIREME_ASSERT(static_cast<int64_t>(batch.tokens.size()) == tokens_.numel(), "a batch of another size");
+  put(tokens_, batch.tokens.data());
+  put(targets_, batch.targets.data());
+  put(step_, &batch.step);
+  std::array<float, kStats> stats{};
+  stats[stop] = requests.stop ? 1.0f : 0.0f;
+  stats[checkpoint] = requests.checkpoint ? 1.0f : 0.0f;
+  put(stats_, stats.data());
+  parts_.guard.set_learning_rate(ctx_, lr);
+}
+
+/// Forward and backward of this rank's samples; their losses add up in stats_.
+void TrainStep::run_micro_batches(int64_t first_sample) {
+  const auto scale = static_cast<float>(1.0 / static_cast<double>(geometry_.global * geometry_.sequence));
+  Tensor loss_sum = stats_.flat_view(loss, {1});
+  for (int64_t i = 0; i < micro_batches_; ++i) {
+    Tape tape;
+    Context ctx = ctx_;
+    ctx.tape = &tape;
+    ctx.random.first_sample = first_sample + i * geometry_.micro;
+    if (i + 1 == micro_batches_) ctx.gradients = &parts_.reducer;
+    const int64_t begin = i * geometry_.micro, end = begin + geometry_.micro;
+    Tensor loss_of_batch;
+    {
+      TraceScope scope(ctx.tracer, Tracer::Lane::step, "forward");
+      loss_of_batch = parts_.model.loss(ctx, {tokens_.slice(begin, end), targets_.slice(begin, end), scale});
+    }
+    TraceScope scope(ctx.tracer, Tracer::Lane::step, "backward");
+    tape.backward(ctx, loss_of_batch);
+    ctx_.kernel<AddKernel>()(ctx_, loss_sum, loss_of_batch, loss_sum);
+  }
+}
+
+void TrainStep::update() {
+  TraceScope scope(ctx_.tracer, Tracer::Lane::step, "update");
+  Tensor norms = stats_.flat_view(sum_squares, {2});
+  for (const Shard& shard : parts_.shards) ctx_.kernel<SumSquaresKernel>()(ctx_, shard.grad, norms);
+  // Ranks that hold the same gradients have the same norm already.
+  const Tensor summed = parts_.reducer.replicated() ? stats_.flat_view(loss, {kStats - loss}) : stats_;
+  parts_.stats.all_reduce(summed, ReduceOp::sum, "step statistics", ctx_.stream).wait(*ctx_.stream);
+  const Tensor& decision = parts_.guard.decide(ctx_, stats_.flat_view(0, {UpdateGuard::kStats}));
+  parts_.optimizer.step(ctx_, parts_.shards, decision);
+  parts_.reducer.publish();
+}
+
+void TrainStep::read_back(Slot& slot) {
+  auto* host = static_cast<float*>(slot.host.get());
+  ctx_.backend->copy(host, stats_.raw(), stats_.bytes(), *ctx_.stream);
+  const Tensor& control = parts_.guard.control();
+  ctx_.backend->copy(host + kStats, control.raw(), control.bytes(), *ctx_.stream);
+  slot.done->record(*ctx_.stream);
+}
+
+void TrainStep::launch(const Batch& batch, double lr, StepRequests requests) {
+  TRIREME_ASSERT(in_flight() < kMaxInFlight, "too many steps in flight: collect() first");
+  Slot& slot = slots_[static_cast<size_t>(launched_) % kMaxInFlight];
+  slot.step = batch.step;
+  slot.begin_us = Tracer::now_us();
+  put_inputs(batch, lr, requests);
+  parts_.reducer.begin_step();
+  run_micro_batches(batch.first_sample);
+  parts_.reducer.finish();
+  update();
+  read_back(slot);
+  ++launched_;
+}
+
+StepResult TrainStep::collect() {
+  TRIREME_ASSERT(in_flight() > 0, "no step is in flight");
+  const Slot& slot = slots_[static_cast<size_t>(collected_++) % kMaxInFlight];
+  slot.done->synchronize();
+  const auto* host = static_cast<const float*>(slot.host.get());
+  StepResult result;
+  result.step = slot.step;
+  result.loss = host[loss];
+  result.requests = {host[stop] > 0.0f, host[checkpoint] > 0.0f};
+  std::copy_n(host + kStats, StepControl::kSize, reinterpret_cast<float*>(&result.control));
+  const int64_t now_us = Tracer::now_us();
+  result.seconds = static_cast<double>(now_us - std::max(slot.begin_us, last_done_us_)) * 1e-6;
+  last_done_us_ = now_us;
+  return result;
+}
+
+}  // namespace trireme

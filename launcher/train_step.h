@@ -1,0 +1,95 @@
+// TrainStep: the work of one optimizer step on this rank. launch() queues it, collect() waits for its numbers: on a
+// device that works on its own the host is a step ahead, and nothing in between waits for it.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <span>
+
+#include "comm/group.h"
+#include "core/data/batch.h"
+#include "models/model.h"
+#include "optim/clip.h"
+#include "optim/optimizer.h"
+#include "parallel/reducer.h"
+
+namespace trireme {
+
+/// What a step works with; all outlive it.
+struct TrainStepParts {
+  Model& model;
+  Reducer& reducer;
+  std::span<Shard> shards;
+  Optimizer& optimizer;
+  UpdateGuard& guard;
+  Group& stats;  // over the data axis; of its own, for the step's few numbers
+};
+
+/// Wishes of one rank that all must hear of: they travel with the step's numbers.
+struct StepRequests {
+  bool stop = false;
+  bool checkpoint = false;
+};
+
+/// One finished step; the same on all ranks but for the time.
+struct StepResult {
+  int64_t step = 0;
+  float loss = 0.0f;    // mean over the targets of all ranks
+  StepControl control;
+  StepRequests requests;  // of any rank
+  double seconds = 0.0;   // since the step before was done, or since this one was launched
+};
+
+class TrainStep {
+ public:
+  static constexpr size_t kMaxInFlight = 2;
+
+  /// `seed` is the run's. Batches hold micro_batches micro-batches of geometry.micro samples.
+  TrainStep(const Context& ctx, const TrainStepParts& parts, const BatchGeometry& geometry, int64_t micro_batches,
+            uint64_t seed);
+
+  /// Forward, backward, reduction and update of `batch`, queued. At most kMaxInFlight may be in flight.
+  void launch(const Batch& batch, double lr, StepRequests requests);
+  /// The oldest step in flight, waited for.
+  StepResult collect();
+  size_t in_flight() const { return static_cast<size_t>(launched_ - collected_); }
+
+ private:
+  /// The step's numbers, f32 [kStats] on the device; all but the first two are summed over the ranks in any case.
+  /// The first ones are what the guard decides by.
+  enum Stat : int64_t {
+    sum_squares = UpdateGuard::sum_squares,
+    not_finite = UpdateGuard::not_finite,
+    loss = UpdateGuard::loss,
+    stop = UpdateGuard::kStats,
+    checkpoint,
+    kStats
+  };
+  struct Slot {  // of one step in flight
+    int64_t step = 0;
+    int64_t begin_us = 0;
+    std::shared_ptr<void> host;  // f32 [kStats + StepControl::kSize]
+    std::unique_ptr<Event> done;
+  };
+
+  void put_inputs(const Batch& batch, double lr, StepRequests requests);
+  void run_micro_batches(int64_t first_sample);
+  void update();
+  void read_back(Slot& slot);
+
+  Context ctx_;
+  TrainStepParts parts_;
+  BatchGeometry geometry_;
+  int64_t micro_batches_;
+  uint64_t seed_;
+
+  Tensor tokens_, targets_;  // i32 [samples, T]
+  Tensor step_;              // i64 [1]
+  Tensor stats_;             // f32 [kStats]
+  std::array<Slot, kMaxInFlight> slots_;
+  int64_t launched_ = 0;   // steps
+  int64_t collected_ = 0;
+  int64_t last_done_us_ = 0;
+};
+
+}  // namespace trireme
