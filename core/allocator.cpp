@@ -39,11 +39,22 @@ std::string to_string(const MemoryStats& stats) {
                             static_cast<double>(stats.peak_total_bytes) / 0x1p20);
 }
 
+std::string describe_peak(const MemoryStats& stats) {
+  const auto gib = [](size_t bytes) { return fmt::format("{:.2f}", static_cast<double>(bytes) / 0x1p30); };
+  std::string classes;
+  for (size_t i = 0; i < kNumMemoryClasses; ++i)
+    classes += fmt::format("{}{} {}", i ? ", " : "", name_of(static_cast<MemoryClass>(i)), gib(stats.peak_bytes[i]));
+  return fmt::format("{} GiB (peaks by class: {}; held from the device: {})", gib(stats.peak_total_bytes), classes, gib(stats.reserved_bytes));
+}
+
 Storage::~Storage() {
   if (allocator_) allocator_->give_back(data_, bytes_, block_bytes_, class_);
 }
 
-Allocator::~Allocator() { release_cached(); }
+Allocator::~Allocator() {
+  recorded_.clear();
+  release_cached();
+}
 
 std::shared_ptr<Storage> Allocator::allocate(size_t bytes, MemoryClass memory_class) {
   const size_t block_bytes = block_size(bytes);
@@ -68,6 +79,8 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, MemoryClass memory_cl
     stats_.reserved_bytes += block_bytes;
     ++stats_.device_allocations;
   }
+  if (recording_) recorded_.insert(data);
+  if (recorded_.contains(data)) ++recorded_in_use_;
   const auto c = static_cast<size_t>(memory_class);
   stats_.current_bytes[c] += bytes;
   stats_.current_total_bytes += bytes;
@@ -79,6 +92,7 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, MemoryClass memory_cl
 void Allocator::give_back(void* data, size_t bytes, size_t block_bytes, MemoryClass memory_class) {
   std::lock_guard lock(mutex_);
   free_.emplace(block_bytes, data);
+  if (recorded_.contains(data)) --recorded_in_use_;
   stats_.current_bytes[static_cast<size_t>(memory_class)] -= bytes;
   stats_.current_total_bytes -= bytes;
 }
@@ -100,11 +114,38 @@ void Allocator::release_cached() {
 }
 
 void Allocator::release_free_blocks() {
-  for (const auto& [bytes, data] : free_) {
+  for (auto it = free_.begin(); it != free_.end();) {
+    const auto [bytes, data] = *it;
+    if (recorded_.contains(data)) {
+      ++it;
+      continue;
+    }
     backend_.deallocate(data, bytes);
     stats_.reserved_bytes -= bytes;
+    it = free_.erase(it);
   }
-  free_.clear();
+}
+
+void Allocator::begin_recording() {
+  std::lock_guard lock(mutex_);
+  TRIREME_ASSERT(!recording_ && recorded_.empty(), "one recording at a time: forget_recording() first");
+  recording_ = true;
+}
+
+void Allocator::end_recording() {
+  std::lock_guard lock(mutex_);
+  recording_ = false;
+}
+
+bool Allocator::recorded_blocks_in_use() const {
+  std::lock_guard lock(mutex_);
+  return recorded_in_use_ > 0;
+}
+
+void Allocator::forget_recording() {
+  std::lock_guard lock(mutex_);
+  recorded_.clear();
+  recorded_in_use_ = 0;
 }
 
 }  // namespace trireme

@@ -10,7 +10,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
-#include <unordered_map>
+#include <unordered_set>
 
 namespace trireme {
 
@@ -33,6 +33,8 @@ struct MemoryStats {
 };
 
 std::string to_string(const MemoryStats& stats);  // a table, one class a line
+/// "28.5 GiB (parameters 0.2, gradients 0.5, ...)", at the peak.
+std::string describe_peak(const MemoryStats& stats);
 
 /// One block of device memory; gives itself back to its allocator. Shared by the tensors that view it.
 class Storage {
@@ -70,6 +72,14 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
   MemoryStats stats() const;
   void reset_peak();
   void release_cached();  // gives unused blocks back to the device
+
+  /// Blocks handed out from begin_recording() to end_recording() belong to the recorded work: they are never given back
+  /// to the device, and others may have them only while the work is not replayed.
+  void begin_recording();
+  void end_recording();
+  /// Whether somebody holds a block of the recorded work: then it can't be replayed.
+  bool recorded_blocks_in_use() const;
+  void forget_recording();
   Backend& backend() { return backend_; }
 
  private:
@@ -80,6 +90,9 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
   Backend& backend_;
   mutable std::mutex mutex_;
   std::multimap<size_t, void*> free_;  // block bytes -> block
+  bool recording_ = false;
+  std::unordered_set<void*> recorded_;
+  size_t recorded_in_use_ = 0;
   MemoryStats stats_;
 };
 

@@ -7,6 +7,8 @@
 
 namespace trireme {
 
+std::unique_ptr<Recording> Backend::record(Stream&, const std::function<void()>&) { return nullptr; }
+
 std::shared_ptr<void> Backend::allocate_host(size_t bytes) {
   return {::operator new(bytes), [](void* data) { ::operator delete(data); }};
 }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -35,6 +36,13 @@ class Event {
   virtual bool done() const { return true; }
 };
 
+/// Device work that was recorded once and can be queued again as a whole (a CUDA graph).
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  virtual void replay(Stream& stream) = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -53,6 +61,8 @@ class Backend {
   virtual std::shared_ptr<void> allocate_host(size_t bytes);
   /// Whether work is queued and done later; otherwise it is done when a kernel returns.
   virtual bool is_asynchronous() const { return false; }
+  /// Records what `body` queues on `stream`, without running it. Null, and `body` not called, where the device can't.
+  virtual std::unique_ptr<Recording> record(Stream& stream, const std::function<void()>& body);
   /// How many threads the host side of this backend computes with.
   virtual int num_threads() const { return 1; }
 

@@ -20,6 +20,7 @@ class Tracer {
   Tracer(int rank, std::string title);
   /// Spans that end while it is off are dropped; it starts off.
   void set_recording(bool on) { recording_ = on; }
+  bool recording() const { return recording_; }
   void add(Lane lane, std::string_view name, int64_t begin_us, int64_t end_us, int64_t bytes = -1);
   static int64_t now_us();
   void write(const std::filesystem::path& file) const;  // IoError when it can't

@@ -9,21 +9,28 @@
 namespace trireme {
 
 TrainStep::TrainStep(const Context& ctx, const TrainStepParts& parts, const BatchGeometry& geometry, int64_t micro_batches,
-                     uint64_t seed)
-    : ctx_(ctx), parts_(parts), geometry_(geometry), micro_batches_(micro_batches), seed_(seed) {
+                     uint64_t seed, bool record)
+    : ctx_(ctx), parts_(parts), geometry_(geometry), micro_batches_(micro_batches), record_(record) {
   const Shape samples{micro_batches * geometry.micro, geometry.sequence};
   tokens_ = ctx_.zeros(samples, DType::i32, MemoryClass::data);
   targets_ = ctx_.zeros(samples, DType::i32, MemoryClass::data);
   step_ = ctx_.zeros({1}, DType::i64, MemoryClass::data);
   stats_ = ctx_.zeros({kStats}, DType::f32, MemoryClass::workspace);
   ctx_.training = true;
-  ctx_.random.seed = seed_;
+  ctx_.random.seed = seed;
   ctx_.random.step = step_;
   ctx_.loss_scale = parts_.guard.loss_scale();
   for (Slot& slot : slots_) {
     slot.host = ctx_.backend->allocate_host((kStats + StepControl::kSize) * sizeof(float));
     slot.done = ctx_.backend->make_event();
   }
+}
+
+TrainStep::~TrainStep() {
+  if (!recording_) return;
+  ctx_.stream->synchronize();
+  recording_.reset();
+  ctx_.allocator->forget_recording();
 }
 
 /// Everything of a step that comes from the host; the rest reads it on the device.
@@ -41,14 +48,14 @@ void TrainStep::put_inputs(const Batch& batch, double lr, StepRequests requests)
 }
 
 /// Forward and backward of this rank's samples; their losses add up in stats_.
-void TrainStep::run_micro_batches(int64_t first_sample) {
+void TrainStep::run_micro_batches() {
   const auto scale = static_cast<float>(1.0 / static_cast<double>(geometry_.global * geometry_.sequence));
   Tensor loss_sum = stats_.flat_view(loss, {1});
   for (int64_t i = 0; i < micro_batches_; ++i) {
     Tape tape;
     Context ctx = ctx_;
     ctx.tape = &tape;
-    ctx.random.first_sample = first_sample + i * geometry_.micro;
+    ctx.random.first_sample = first_sample_ + i * geometry_.micro;
     if (i + 1 == micro_batches_) ctx.gradients = &parts_.reducer;
     const int64_t begin = i * geometry_.micro, end = begin + geometry_.micro;
     Tensor loss_of_batch;
@@ -74,6 +81,31 @@ void TrainStep::update() {
   parts_.reducer.publish();
 }
 
+void TrainStep::compute() {
+  parts_.reducer.begin_step();
+  run_micro_batches();
+  parts_.reducer.finish();
+  update();
+}
+
+bool TrainStep::replay() {
+  const bool traced = ctx_.tracer && ctx_.tracer->recording();  // the spans of a replay can't be told apart
+  if (!record_ || launched_ < kFirstRecorded || traced) return false;
+  if (recording_ && ctx_.allocator->recorded_blocks_in_use()) {
+    recording_.reset();
+    ctx_.allocator->forget_recording();
+  }
+  if (!recording_) {
+    ctx_.allocator->begin_recording();
+    recording_ = ctx_.backend->record(*ctx_.stream, [this] { compute(); });
+    ctx_.allocator->end_recording();
+    record_ = recording_ != nullptr;
+    if (!record_) return false;
+  }
+  recording_->replay(*ctx_.stream);
+  return true;
+}
+
 void TrainStep::read_back(Slot& slot) {
   auto* host = static_cast<float*>(slot.host.get());
   ctx_.backend->copy(host, stats_.raw(), stats_.bytes(), *ctx_.stream);
@@ -88,12 +120,11 @@ void TrainStep::launch(const Batch& batch, double lr, StepRequests requests) {
   slot.step = batch.step;
   slot.begin_us = Tracer::now_us();
   put_inputs(batch, lr, requests);
-  parts_.reducer.begin_step();
-  run_micro_batches(batch.first_sample);
-  parts_.reducer.finish();
-  update();
-  read_back(slot);
+  TRIREME_ASSERT(launched_ == 0 || batch.first_sample == first_sample_, "a rank's part of a batch moved");
+  first_sample_ = batch.first_sample;
   ++launched_;
+  if (!replay()) compute();
+  read_back(slot);
 }
 
 StepResult TrainStep::collect() {

@@ -43,10 +43,13 @@ struct StepResult {
 class TrainStep {
  public:
   static constexpr size_t kMaxInFlight = 2;
+  static constexpr int64_t kFirstRecorded = 3;  // launches before: memory is found, algorithms are chosen
 
   /// `seed` is the run's. Batches hold micro_batches micro-batches of geometry.micro samples.
+  /// With `record`, a device that can replays the step from the third one on instead of queueing its work one by one.
   TrainStep(const Context& ctx, const TrainStepParts& parts, const BatchGeometry& geometry, int64_t micro_batches,
-            uint64_t seed);
+            uint64_t seed, bool record = false);
+  ~TrainStep();
 
   /// Forward, backward, reduction and update of `batch`, queued. At most kMaxInFlight may be in flight.
   void launch(const Batch& batch, double lr, StepRequests requests);
@@ -73,7 +76,9 @@ class TrainStep {
   };
 
   void put_inputs(const Batch& batch, double lr, StepRequests requests);
-  void run_micro_batches(int64_t first_sample);
+  void compute();  // all work on the device, from the inputs to the updated weights
+  bool replay();   // the same, recorded; false when there is no recording
+  void run_micro_batches();
   void update();
   void read_back(Slot& slot);
 
@@ -81,7 +86,9 @@ class TrainStep {
   TrainStepParts parts_;
   BatchGeometry geometry_;
   int64_t micro_batches_;
-  uint64_t seed_;
+  int64_t first_sample_ = 0;  // of every batch of this rank
+  bool record_;
+  std::unique_ptr<Recording> recording_;
 
   Tensor tokens_, targets_;  // i32 [samples, T]
   Tensor step_;              // i64 [1]

@@ -102,7 +102,8 @@ void Trainer::build_model() {
   optimizer_ = make_optimizer(config_.optim);
   guard_ = std::make_unique<UpdateGuard>(ctx_, config_.optim, loss_scale_settings(config_.precision));
   step_ = std::make_unique<TrainStep>(ctx_, TrainStepParts{*model_, *reducer_, shards_, *optimizer_, *guard_, *stats_group_},
-                                      geometry_, micro_batches_, static_cast<uint64_t>(config_.run.seed));
+                                      geometry_, micro_batches_, static_cast<uint64_t>(config_.run.seed),
+                                      config_.run.cuda_graph == "auto" && data_group_.size() == 1);
 }
 
 /// State that a resumed run takes over: the optimizer's, and the guard's where it is of this config's shape.
@@ -285,6 +286,7 @@ void Trainer::run() {
     save_now_ = false;
   }
   control_trace();
+  if (report_) report_->note(fmt::format("peak memory {}", describe_peak(engine_.allocator().stats())));
   if (stop_ && report_)
     report_->note(fmt::format("stopped by a signal after step {}; the same command goes on from there", progress_.step));
 }

@@ -87,6 +87,22 @@ class Staging {
   std::vector<Buffer> buffers_;
 };
 
+class CudaRecording : public Recording {
+ public:
+  explicit CudaRecording(cudaGraph_t graph) : graph_(graph) {
+    check(cudaGraphInstantiate(&executable_, graph_, 0), "cudaGraphInstantiate");
+  }
+  ~CudaRecording() override {
+    if (executable_) cudaGraphExecDestroy(executable_);
+    cudaGraphDestroy(graph_);
+  }
+  void replay(Stream& stream) override { check(cudaGraphLaunch(executable_, raw_stream(stream)), "cudaGraphLaunch"); }
+
+ private:
+  cudaGraph_t graph_;
+  cudaGraphExec_t executable_ = nullptr;
+};
+
 class CudaBackend : public Backend {
  public:
   explicit CudaBackend(int index) : index_(index) { DeviceScope scope(index_); }
@@ -123,6 +139,22 @@ class CudaBackend : public Backend {
   void fill_zero(void* data, size_t bytes, Stream& stream) override {
     if (bytes == 0) return;
     check(cudaMemsetAsync(data, 0, bytes, raw_stream(stream)), "fill with zeros");
+  }
+
+  // Relaxed: memory may be asked for while a step is recorded.
+  std::unique_ptr<Recording> record(Stream& stream, const std::function<void()>& body) override {
+    DeviceScope scope(index_);
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(raw_stream(stream), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
+    try {
+      body();
+    } catch (...) {
+      cudaStreamEndCapture(raw_stream(stream), &graph);
+      if (graph) cudaGraphDestroy(graph);
+      throw;
+    }
+    check(cudaStreamEndCapture(raw_stream(stream), &graph), "cudaStreamEndCapture");
+    return std::make_unique<CudaRecording>(graph);
   }
 
   std::unique_ptr<Stream> make_stream() override {
