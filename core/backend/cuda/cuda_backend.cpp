@@ -8,6 +8,7 @@
 #include "core/backend/cuda/check.h"
 #include "core/backend/cuda/cuda_backend.h"
 #include "core/backend/cuda/kernels.h"
+#include "core/backend/cuda/profiler.h"
 #include "core/error.h"
 
 namespace trireme {
@@ -156,6 +157,8 @@ class CudaBackend : public Backend {
     check(cudaStreamEndCapture(raw_stream(stream), &graph), "cudaStreamEndCapture");
     return std::make_unique<CudaRecording>(graph);
   }
+
+  std::unique_ptr<DeviceProfiler> make_profiler() override { return make_cupti_profiler(); }
 
   std::unique_ptr<Stream> make_stream() override {
     DeviceScope scope(index_);
