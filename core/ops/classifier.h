@@ -15,7 +15,7 @@ struct ClassifierArgs {
   bool accumulate_weight = false;               // dw += instead of dw =
   Tensor loss;                                  // f32 [1]
   Tensor dh, dw;                                // of h's type, f32; both undefined: the loss alone
-  int64_t max_chunk_bytes = int64_t{64} << 20;  // of logits
+  int64_t max_chunk_bytes = 0;                  // of logits; 0: what suits the device
 };
 struct ClassifierForward {
   using Fn = void(Context&, ClassifierArgs& args);
