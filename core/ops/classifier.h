@@ -25,7 +25,8 @@ struct ClassifierForward {
 /// targets i32 [N]; rows with target -1 count nothing. Columns v >= `vocab` are padding: never a probability.
 /// With a tape, dh and dw (times ctx.loss_scale) are computed in forward, when a chunk's logits are at hand:
 /// the loss must be the root of the backward pass, whose seed is taken to be 1, and not inside recompute().
-/// A target outside [-1, vocab) is a ConfigError that names it.
+/// A target outside [-1, vocab) is a ConfigError that names it; a GPU, which the host does not wait for, gives a loss
+/// that is not a number.
 Tensor classifier_loss(Context& ctx, const Tensor& h, Parameter& w, const Tensor& targets, float scale,
                        int64_t vocab);
 

@@ -11,6 +11,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "core/checkpoint/checksum.h"
+
 namespace trireme::cuda {
 namespace {
 
@@ -34,14 +36,20 @@ bool from_hex(const std::string& text, std::array<uint64_t, 8>& words) {
   return true;
 }
 
-std::optional<AlgorithmChoice> parse(const Json& entry) {
+/// Of what matters in an entry: cuBLASLt is never given a damaged algorithm.
+std::string checksum_of(const std::string& product, const AlgorithmChoice& choice) {
+  return checksum_text(xxh3(fmt::format("{}; {} {}", product, choice.apart, to_hex(choice.algo))));
+}
+
+std::optional<AlgorithmChoice> parse(const std::string& product, const Json& entry) {
   if (!entry.is_object()) return {};
-  const auto apart = entry.find("apart"), algo = entry.find("algo"), us = entry.find("us");
+  const auto apart = entry.find("apart"), algo = entry.find("algo"), us = entry.find("us"), check = entry.find("check");
   if (apart == entry.end() || !apart->is_boolean() || algo == entry.end() || !algo->is_string()) return {};
   AlgorithmChoice choice;
   choice.apart = apart->get<bool>();
   if (us != entry.end() && us->is_number()) choice.us = us->get<double>();
   if (!from_hex(algo->get<std::string>(), choice.algo)) return {};
+  if (check == entry.end() || *check != checksum_of(product, choice)) return {};
   return choice;
 }
 
@@ -79,7 +87,7 @@ AlgorithmFile::Choices AlgorithmFile::read() const {
   const Json all = in ? Json::parse(in, nullptr, false) : Json();
   if (!all.is_object()) return choices;
   for (const auto& [product, entry] : all.items())
-    if (const auto choice = parse(entry)) choices.emplace(product, *choice);
+    if (const auto choice = parse(product, entry)) choices.emplace(product, *choice);
   return choices;
 }
 
@@ -87,7 +95,10 @@ AlgorithmFile::Choices AlgorithmFile::read() const {
 void AlgorithmFile::write(const Choices& choices) const {
   Json all = Json::object();
   for (const auto& [product, choice] : choices)
-    all[product] = {{"apart", choice.apart}, {"algo", to_hex(choice.algo)}, {"us", choice.us}};
+    all[product] = {{"apart", choice.apart},
+                    {"algo", to_hex(choice.algo)},
+                    {"us", choice.us},
+                    {"check", checksum_of(product, choice)}};
   std::error_code ignored;
   std::filesystem::path written = path_;
   written += fmt::format(".{}-{:x}", getpid(), reinterpret_cast<uintptr_t>(this));
