@@ -69,7 +69,8 @@ class KernelBench {
     const double flop = 2.0 * static_cast<double>(rows * in * out);
     add("linear forward", size, flop, 0, [&] { ctx_.kernel<LinearForward>()(ctx_, x, w, b, y); });
     add("linear dx", size, flop, 0, [&] { ctx_.kernel<LinearBackwardInput>()(ctx_, dy, w, dx); });
-    add("linear dw", size, flop, 0, [&] { ctx_.kernel<LinearBackwardWeight>()(ctx_, x, dy, true, dw); });
+    add("linear dw and db", size, flop, 0,
+        [&] { ctx_.kernel<LinearBackwardWeight>()(ctx_, x, dy, true, dw, true, db); });
   }
 
   void attention(const Sizes& s) {

@@ -11,6 +11,7 @@
 #include "core/ops/gelu.h"
 #include "core/ops/layer_norm.h"
 #include "core/ops/linear.h"
+#include "core/ops/mlp.h"
 #include "tests/core/op_table.h"
 
 namespace trireme {
@@ -83,6 +84,22 @@ std::vector<OpRow> linear_rows() {
          return Tensors{linear(ctx, scale(ctx, linear(ctx, x[0], p[0], &p[1]), 0.05f), p[0], &p[1])};
        }},
   };
+}
+
+std::vector<OpRow> mlp_rows() {
+  const std::vector<ParameterRow> parameters{{"up_w", {V, C}}, {"up_b", {V}}, {"down_w", {C, V}}, {"down_b", {C}}};
+  // Scaled down so that gelu's argument is about 1, where its slope is neither 0 nor 1.
+  const auto row = [&](const char* name, bool recompute_gelu) {
+    return OpRow{name, {{N, C}}, parameters, [recompute_gelu](Context& ctx, Inputs x, Parameters p) {
+                   return Tensors{mlp(ctx, scale(ctx, x[0], 0.06f), {p[0], &p[1], p[2], &p[3]}, recompute_gelu)};
+                 }};
+  };
+  const OpRow::Run without_bias = [](Context& ctx, Inputs x, Parameters p) {
+    return Tensors{mlp(ctx, scale(ctx, x[0], 0.06f), {p[0], nullptr, p[1], nullptr})};
+  };
+  return {row("mlp", false),
+          row("mlp_recomputing_gelu", true),
+          {"mlp_without_bias", {{N, C}}, {{"up_w", {V, C}}, {"down_w", {C, V}}}, without_bias}};
 }
 
 std::vector<OpRow> layer_norm_rows() {
@@ -175,7 +192,7 @@ std::vector<OpRow> attention_rows() {
 std::vector<OpRow> all_rows() {
   std::vector<OpRow> rows;
   for (const auto& part :
-       {elementwise_rows(), linear_rows(), layer_norm_rows(), table_rows(), attention_rows()})
+       {elementwise_rows(), linear_rows(), mlp_rows(), layer_norm_rows(), table_rows(), attention_rows()})
     rows.insert(rows.end(), part.begin(), part.end());
   return rows;
 }

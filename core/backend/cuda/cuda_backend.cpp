@@ -211,8 +211,9 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
                                   options.index, count));
   auto backend = std::make_unique<cuda::CudaBackend>(options.index);
   cuda::add_elementwise_kernels(*backend);
-  cuda::add_linear_kernels(*backend, options.tf32);
+  cuda::add_linear_kernels(*backend, options);
   cuda::add_gelu_kernels(*backend);
+  cuda::add_mlp_kernels(*backend);
   cuda::add_layer_norm_kernels(*backend);
   cuda::add_attention_kernels(*backend);
   cuda::add_embedding_kernels(*backend);
