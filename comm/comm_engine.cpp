@@ -188,6 +188,7 @@ void CommEngine::poll_monitor(Clock::time_point now) {
   Lock lock(mutex_);
   all_told_ = monitor_->all_told() && !failure_to_tell_ && !leave_wanted_;
   all_leaving_ = monitor_->all_leaving();
+  silent_ranks_ = monitor_->silent_ranks(now);
 }
 
 /// True when the operation went on. Throws what it throws, or CommError when its time is over.
@@ -293,6 +294,16 @@ void CommEngine::fail(const std::string& reason) {
     all_told_ = false;
   }
   drive_or_wait([&] { return all_told_; }, Clock::now() + kTellPatience);
+}
+
+std::optional<std::string> CommEngine::failure() const {
+  Lock lock(mutex_);
+  return failure_;
+}
+
+std::vector<int> CommEngine::silent_ranks() const {
+  Lock lock(mutex_);
+  return silent_ranks_;
 }
 
 void CommEngine::leave(std::chrono::milliseconds patience) {

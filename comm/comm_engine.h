@@ -38,6 +38,11 @@ class CommEngine {
   /// This rank can't go on: its operations are given up, and the peers' throw "rank R failed: reason".
   /// Returns when they were told, or after a second. Nothing when something failed before.
   void fail(const std::string& reason);
+  /// Why everything was given up, here or elsewhere; nothing while all is well. News of a peer's failure come
+  /// within a tenth of a second, also while no operation is under way.
+  std::optional<std::string> failure() const;
+  /// Peers that have not been heard of for some time.
+  std::vector<int> silent_ranks() const;
   /// Before an abort: waits until all ranks are about to end, so that each has reported its error; at most
   /// `patience`.
   void leave(std::chrono::milliseconds patience);
@@ -78,7 +83,7 @@ class CommEngine {
   const int size_;
   uint32_t first_free_group_ = 2;  // 0 is the monitor's, 1 the world
 
-  std::mutex mutex_;  // guards from here ...
+  mutable std::mutex mutex_;  // guards from here ...
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Operation>> inbox_;
   std::map<uint32_t, size_t> num_unfinished_;  // by group, where there are any
@@ -87,6 +92,7 @@ class CommEngine {
   bool stopping_ = false;
   std::optional<std::string> failure_;          // why everything was given up
   std::optional<std::string> failure_to_tell_;  // of this rank, which the driver has not seen yet
+  std::vector<int> silent_ranks_;
   bool leave_wanted_ = false;
   bool quiet_wanted_ = false;
   bool all_told_ = true;      // every peer knows of this rank's failure or leaving

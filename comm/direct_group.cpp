@@ -34,6 +34,22 @@ DirectGroup::~DirectGroup() {
   channel_->engine().give_up(*channel_);
 }
 
+std::optional<std::string> DirectGroup::failure() const {
+  return channel_->engine().failure();
+}
+
+void DirectGroup::fail(const std::string& reason) {
+  channel_->engine().fail(reason);
+}
+
+std::vector<int> DirectGroup::silent_ranks() const {
+  const std::vector<int> silent = channel_->engine().silent_ranks();
+  std::vector<int> members;
+  for (int rank = 0; rank < size(); ++rank)
+    if (std::ranges::count(silent, world_rank(rank)) > 0) members.push_back(world_rank(rank));
+  return members;
+}
+
 /// `whole` is the largest tensor of the operation: what its bytes are counted by.
 std::shared_ptr<Operation> DirectGroup::make_operation(OpKind kind, std::string_view label,
                                                        const Tensor& whole) const {

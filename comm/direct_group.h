@@ -15,6 +15,11 @@ class DirectGroup final : public Group {
   DirectGroup(std::shared_ptr<Channel> channel, const GroupOptions& options);
   ~DirectGroup() override;
 
+  int world_rank(int rank) const override { return channel_->world_rank(rank); }
+  std::optional<std::string> failure() const override;
+  void fail(const std::string& reason) override;
+  std::vector<int> silent_ranks() const override;
+
  private:
   Work do_all_reduce(const Tensor& t, ReduceOp op, std::string_view label, Stream* after) override;
   Work do_reduce_scatter(const Tensor& input, const Tensor& output, ReduceOp op, std::string_view label,

@@ -8,8 +8,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "comm/work.h"
 #include "core/tensor.h"
@@ -31,11 +33,11 @@ struct GroupOptions {
 /// Every operation is asynchronous: it returns at once, and the tensors must be left alone until the Work is
 /// done. It starts when the work queued on the stream `after` so far is done; null: at once. Host memory
 /// needs none: its work is done when a kernel returns. Groups of host memory wait for `after` in the call
-/// itself. `label` says what for in error messages and traces ("bucket 3"). Tensors lie in host memory and
-/// are taken as flat arrays; reductions take f32, f64, i32, i64, and bf16 and f16, which are summed in f32 in
-/// the order of the ranks and rounded once. All ranks get the same bits. Wrong arguments are an
-/// InternalError; a peer that is missing, dead, or in another operation makes Work::wait() throw a CommError
-/// that names it.
+/// itself. `label` says what for in error messages and traces ("bucket 3"). Tensors lie in host memory (see
+/// comm/device_group.h for groups that take a device's too) and are taken as flat arrays; reductions take
+/// f32, f64, i32, i64, and bf16 and f16, which are summed in f32 in the order of the ranks and rounded once.
+/// All ranks get the same bits. Wrong arguments are an InternalError; a peer that is missing, dead, or in
+/// another operation makes Work::wait() throw a CommError that names it.
 class Group {
  public:
   static constexpr int kMaxTag = 0xffff;
@@ -76,6 +78,17 @@ class Group {
   /// The same ranks again, for another purpose: its operations do not queue behind this group's. Collective;
   /// blocks.
   std::unique_ptr<Group> duplicate(std::string_view name) { return split(0, rank_, name); }
+
+  // How the ranks are, which any thread may ask.
+  /// What the world, and so every message, calls this group's rank `rank`.
+  virtual int world_rank(int rank) const { return rank; }
+  /// Why this rank's operations are given up, those to come too; nothing while all is well.
+  virtual std::optional<std::string> failure() const { return std::nullopt; }
+  /// This rank can't go on: its operations are given up, and the peers' throw "rank R failed: reason". Takes a
+  /// second at most; does nothing when something failed before.
+  virtual void fail(const std::string& reason) { static_cast<void>(reason); }
+  /// Which of these ranks have not been heard of for some time, by their numbers in the world.
+  virtual std::vector<int> silent_ranks() const { return {}; }
 
  protected:
   Group(int rank, int size, std::string name, GroupOptions options)

@@ -140,6 +140,13 @@ bool Monitor::all_leaving() const {
   return std::ranges::all_of(peers_, [](const auto& peer) { return peer->leaving; });
 }
 
+std::vector<int> Monitor::silent_ranks(Clock::time_point now) const {
+  std::vector<int> ranks;
+  for (const auto& peer : peers_)
+    if (now - peer->heard_at > kSilence) ranks.push_back(peer->rank);
+  return ranks;
+}
+
 std::string Monitor::describe(int rank, Clock::time_point now) const {
   const Peer& peer = this->peer(rank);
   const auto silence = now - peer.heard_at;

@@ -40,6 +40,8 @@ class Monitor {
   bool all_told() const;                 // nothing of that is left to send
   bool all_leaving() const;
 
+  /// Those that describe() calls silent.
+  std::vector<int> silent_ranks(Clock::time_point now) const;
   /// "rank 1 last took part in barrier 'start' 31 s ago and has been silent for 30.5 s"
   std::string describe(int rank, Clock::time_point now) const;
 

@@ -107,5 +107,7 @@ struct CudaOptions {
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options = {});
 /// How many GPUs this process can use; 0 where this build or machine has none.
 int num_cuda_devices();
+/// Where GPU `index` sits on this machine's PCI bus, "0000:1b:00.0": the same for all processes, whatever each calls it.
+std::string cuda_device_address(int index);
 
 }  // namespace trireme

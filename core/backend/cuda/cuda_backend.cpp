@@ -1,6 +1,7 @@
 // The backend of one NVIDIA GPU: memory, streams and events of the CUDA runtime.
 #include <fmt/format.h>
 
+#include <array>
 #include <cstring>
 #include <mutex>
 #include <vector>
@@ -179,10 +180,11 @@ class CudaBackend : public Backend {
 
 }  // namespace
 
-CudaStream::CudaStream(int device) : device_(device) {
+CudaStream::CudaStream(int device, StreamPriority priority) : device_(device) {
   int least = 0, greatest = 0;
   check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
-  check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, least), "cudaStreamCreate");
+  check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, priority == StreamPriority::low ? least : greatest),
+        "cudaStreamCreate");
 }
 
 CudaStream::~CudaStream() { cudaStreamDestroy(stream_); }
@@ -198,6 +200,12 @@ int num_cuda_devices() {
     return 0;
   }
   return count;
+}
+
+std::string cuda_device_address(int index) {
+  std::array<char, 32> address{};
+  cuda::check(cudaDeviceGetPCIBusId(address.data(), static_cast<int>(address.size()), index), "cudaDeviceGetPCIBusId");
+  return address.data();
 }
 
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {

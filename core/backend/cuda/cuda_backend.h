@@ -7,9 +7,11 @@
 
 namespace trireme::cuda {
 
+enum class StreamPriority : uint8_t { low, high };  // whose thread blocks get a free place first
+
 class CudaStream : public Stream {
  public:
-  explicit CudaStream(int device);  // device is the current one
+  explicit CudaStream(int device, StreamPriority priority = StreamPriority::low);  // device is the current one
   ~CudaStream() override;
   void synchronize() override;
   cudaStream_t raw() const { return stream_; }

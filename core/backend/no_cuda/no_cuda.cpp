@@ -10,4 +10,6 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions&) {
 
 int num_cuda_devices() { return 0; }
 
+std::string cuda_device_address(int) { throw InternalError("this build has no CUDA"); }
+
 }  // namespace trireme

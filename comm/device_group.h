@@ -1,0 +1,67 @@
+// DeviceGroup: a Group whose tensors lie in device memory; what make_device_group() makes for a device that works on its
+// own. Operations are queued: a call returns at once, Work::wait(stream) makes a stream wait, and Work::wait() the host.
+//
+// Tensors of host memory go to a host group of the same ranks, so one group serves for both; the two kinds do not wait
+// for each other. Device operations of several groups must be called in one order on all ranks, as those of one group.
+#pragma once
+
+#include "comm/device_engine.h"
+
+namespace trireme {
+
+struct DeviceGroupOptions {
+  int nccl_ctas = 0;  // thread blocks that NCCL takes of the GPU for a communicator; 0: its own choice
+};
+
+/// The ranks of `host`, as a group called `name` for tensors of the backend's device and of the host. For the host's own
+/// backend that is host.duplicate(name). On GPUs it is NCCL where this build has it and each rank has a GPU of its own;
+/// else tensors go through host memory (comm/staged_group.h). Collective; blocks. The backend outlives the group.
+std::unique_ptr<Group> make_device_group(Group& host, Backend& backend, std::string_view name,
+                                         const DeviceGroupOptions& options = {});
+
+namespace comm {
+
+/// The same of a host group of two ranks or more, and a GPU's backend: by comm/nccl/ or comm/no_nccl/.
+std::unique_ptr<Group> make_gpu_group(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options);
+
+class DeviceGroup : public Group {
+ public:
+  ~DeviceGroup() override;
+
+  int world_rank(int rank) const override { return host_->world_rank(rank); }
+  std::optional<std::string> failure() const override;
+  void fail(const std::string& reason) override { host_->fail(reason); }
+  std::vector<int> silent_ranks() const override { return host_->silent_ranks(); }
+
+ protected:
+  DeviceGroup(std::unique_ptr<Group> host, Backend& backend, std::unique_ptr<DeviceLink> link);
+  Backend& backend() { return backend_; }
+  DeviceLink& link() { return engine_->link(); }
+
+ private:
+  virtual std::shared_ptr<DeviceOperation> make_operation(DeviceCall call, std::string_view label,
+                                                          std::unique_ptr<Event> after) = 0;
+  /// A group like this one, of the ranks of `host`.
+  virtual std::unique_ptr<Group> make_like(std::unique_ptr<Group> host) = 0;
+
+  Work do_all_reduce(const Tensor& t, ReduceOp op, std::string_view label, Stream* after) override;
+  Work do_reduce_scatter(const Tensor& input, const Tensor& output, ReduceOp op, std::string_view label,
+                         Stream* after) override;
+  Work do_all_gather(const Tensor& input, const Tensor& output, std::string_view label, Stream* after) override;
+  Work do_broadcast(const Tensor& t, int root, std::string_view label, Stream* after) override;
+  Work do_all_to_all(const Tensor& input, const Tensor& output, std::string_view label, Stream* after) override;
+  Work do_send(const Tensor& t, int peer, int tag, std::string_view label, Stream* after) override;
+  Work do_recv(const Tensor& t, int peer, int tag, std::string_view label, Stream* after) override;
+  Work do_barrier(std::string_view label) override;
+  std::unique_ptr<Group> do_split(int color, int key, std::string_view name) override;
+
+  Group& host();
+  Work submit(DeviceCall call, std::string_view label, Stream* after);
+
+  std::unique_ptr<Group> host_;
+  Backend& backend_;
+  std::shared_ptr<DeviceEngine> engine_;
+};
+
+}  // namespace comm
+}  // namespace trireme

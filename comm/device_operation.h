@@ -1,0 +1,74 @@
+// DeviceOperation: one call of a group of device memory, from its submission to its end. DeviceEngine runs it, the
+// caller's Work waits for it. What it does between is its implementation's: comm/staged_group.h, comm/nccl/.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "comm/operation.h"
+
+namespace trireme::comm {
+
+class DeviceEngine;
+
+/// What was called. `input` and `output` are the same where the operation has one tensor; a send has no output, a receive
+/// no input, a barrier neither.
+struct DeviceCall {
+  OpKind kind = OpKind::barrier;
+  Tensor input{}, output{};
+  ReduceOp reduce_op = ReduceOp::sum;
+  int peer = -1;  // of a message; the root of a broadcast
+  int tag = 0;
+
+  size_t bytes() const;    // of the larger tensor
+  QueueKey queue() const;  // in its group
+};
+
+class DeviceOperation : public Work::State {
+ public:
+  /// `after`, which may be null, was recorded where the tensors are ready; `end` is recorded by issue().
+  DeviceOperation(DeviceCall call, std::string_view label, const GroupOptions& options, std::unique_ptr<Event> after,
+                  std::unique_ptr<Event> end);
+
+  const std::string label;
+  const GroupOptions options;
+  const size_t bytes;
+  const QueueKey queue;
+  std::string text() const;  // "all_reduce 'bucket 3'"
+
+  // Work::State
+  bool done() const override { return stage() >= Stage::finished; }
+  void wait() override;
+  void wait(Stream& stream) override;
+
+ protected:
+  /// Goes on as far as it can without waiting. True when all that is left is queued on the device, with end_ recorded
+  /// behind it. Called again and again until then, by one thread at a time; throws when the operation failed.
+  virtual bool issue() = 0;
+  /// It was done: what it worked with may go.
+  virtual void release();
+  /// Of issue(): it begins now. Or it makes and records begin_, where it begins on the device.
+  void note_begin(Clock::time_point now);
+
+  DeviceCall call_;
+  std::unique_ptr<Event> after_;
+  std::unique_ptr<Event> begin_;
+  std::unique_ptr<Event> end_;
+  bool limited_ = false;  // the engine ends it when options.timeout_ms are over from its beginning
+
+ private:
+  friend class DeviceEngine;
+  enum class Stage : uint8_t { queued, issued, finished, failed };
+  Stage stage() const { return stage_.load(std::memory_order_acquire); }
+  void throw_if_failed() const;
+
+  std::shared_ptr<DeviceEngine> engine_;  // set when it is submitted
+  std::optional<Clock::time_point> begun_at_;
+  int64_t begun_us_ = 0;  // of the trace
+  std::optional<Failure> failure_;
+  std::atomic<Stage> stage_ = Stage::queued;
+};
+
+}  // namespace trireme::comm

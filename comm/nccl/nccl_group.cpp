@@ -1,0 +1,166 @@
+#include "comm/nccl/nccl_group.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <set>
+
+#include "comm/host_tensor.h"
+#include "comm/local_ranks.h"
+#include "comm/staged_group.h"
+
+namespace trireme::comm {
+namespace {
+
+ncclDataType_t nccl_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return ncclFloat32;
+    case DType::bf16:
+      return ncclBfloat16;
+    case DType::f16:
+      return ncclFloat16;
+    case DType::f64:
+      return ncclFloat64;
+    case DType::i32:
+      return ncclInt32;
+    case DType::i64:
+      return ncclInt64;
+    case DType::u16:
+    case DType::u8:
+      break;
+  }
+  throw InternalError(fmt::format("NCCL can't reduce {}", trireme::name_of(dtype)));
+}
+
+ncclRedOp_t nccl_op(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::sum:
+      return ncclSum;
+    case ReduceOp::average:
+      return ncclAvg;
+    case ReduceOp::max:
+      return ncclMax;
+    case ReduceOp::min:
+      return ncclMin;
+  }
+  throw InternalError("a reduction of no kind");
+}
+
+class NcclOperation final : public DeviceOperation {
+ public:
+  NcclOperation(NcclLink& link, Backend& backend, int num_ranks, DeviceCall call, std::string_view label,
+                const GroupOptions& options, std::unique_ptr<Event> after)
+      : DeviceOperation(std::move(call), label, options, std::move(after), backend.make_event()),
+        link_(link),
+        backend_(backend),
+        num_ranks_(num_ranks) {
+    limited_ = true;
+  }
+
+ private:
+  bool issue() override {
+    Communicator* communicator = link_.find(queue, label, options.timeout_ms);
+    if (!communicator) return false;
+    Stream& stream = communicator->stream();
+    if (!launching_) {
+      if (after_) after_->wait(stream);
+      begin_ = backend_.make_event();
+      begin_->record(stream);
+      if (bytes > 0 || call_.kind == OpKind::barrier)
+        communicator->launch(text(), [&](ncclComm_t comm, cudaStream_t s) { return call_nccl(comm, s); });
+      launching_ = true;
+    }
+    if (!communicator->launched()) return false;
+    end_->record(stream);
+    return true;
+  }
+
+  // What is only moved is moved as bytes.
+  ncclResult_t call_nccl(ncclComm_t comm, cudaStream_t stream) const {
+    const Tensor &in = call_.input, &out = call_.output;
+    switch (call_.kind) {
+      case OpKind::barrier:
+        return ncclAllReduce(link_.zero(), link_.zero(), 1, ncclInt32, ncclMax, comm, stream);
+      case OpKind::all_reduce:
+        return ncclAllReduce(in.raw(), out.raw(), count(in), nccl_type(in.dtype()), nccl_op(call_.reduce_op), comm, stream);
+      case OpKind::reduce_scatter:
+        return ncclReduceScatter(in.raw(), out.raw(), count(out), nccl_type(in.dtype()), nccl_op(call_.reduce_op), comm,
+                                 stream);
+      case OpKind::all_gather:
+        return ncclAllGather(in.raw(), out.raw(), in.bytes(), ncclUint8, comm, stream);
+      case OpKind::broadcast:
+        return ncclBroadcast(in.raw(), out.raw(), in.bytes(), ncclUint8, call_.peer, comm, stream);
+      case OpKind::all_to_all:
+        return all_to_all(comm, stream);
+      // A channel's ranks are 0, who sends, and 1.
+      case OpKind::send:
+        return ncclSend(in.raw(), in.bytes(), ncclUint8, 1, comm, stream);
+      case OpKind::recv:
+        return ncclRecv(out.raw(), out.bytes(), ncclUint8, 0, comm, stream);
+    }
+    throw InternalError("an operation of no kind");
+  }
+
+  ncclResult_t all_to_all(ncclComm_t comm, cudaStream_t stream) const {
+    const size_t part_bytes = call_.input.bytes() / static_cast<size_t>(num_ranks_);
+    const auto* from = static_cast<const std::byte*>(call_.input.raw());
+    auto* to = static_cast<std::byte*>(call_.output.raw());
+    ncclResult_t result = ncclGroupStart();
+    const auto go_on = [&] { return result == ncclSuccess || result == ncclInProgress; };
+    for (int peer = 0; peer < num_ranks_ && go_on(); ++peer, from += part_bytes, to += part_bytes) {
+      result = ncclSend(from, part_bytes, ncclUint8, peer, comm, stream);
+      if (go_on()) result = ncclRecv(to, part_bytes, ncclUint8, peer, comm, stream);
+    }
+    const ncclResult_t ended = ncclGroupEnd();
+    return go_on() ? ended : result;
+  }
+
+  static size_t count(const Tensor& t) { return static_cast<size_t>(t.numel()); }
+
+  NcclLink& link_;  // goes with the group, and so does the use of it
+  Backend& backend_;
+  const int num_ranks_;
+  bool launching_ = false;
+};
+
+/// Whether no two ranks are on one GPU, which NCCL refuses. Collective.
+bool have_own_gpus(Group& host, int device) {
+  std::array<int64_t, 2> mine{machine_id(), fingerprint(cuda_device_address(device))};
+  std::vector<int64_t> all(mine.size() * static_cast<size_t>(host.size()));
+  host.all_gather(wrap_host(std::span<int64_t>(mine)), wrap_host(std::span(all)), "GPUs").wait();
+  std::set<std::pair<int64_t, int64_t>> gpus;
+  for (size_t i = 0; i < all.size(); i += mine.size()) gpus.emplace(all[i], all[i + 1]);
+  return gpus.size() == static_cast<size_t>(host.size());
+}
+
+}  // namespace
+
+NcclGroup::NcclGroup(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options,
+                     std::unique_ptr<NcclLink> link)
+    : DeviceGroup(std::move(host), backend, std::move(link)), device_options_(options) {}
+
+std::unique_ptr<NcclGroup> NcclGroup::make(std::unique_ptr<Group> host, Backend& backend,
+                                           const DeviceGroupOptions& options) {
+  const NcclSettings settings{backend.device().index, options.nccl_ctas, host->options().timeout_ms};
+  auto link = std::make_unique<NcclLink>(host->duplicate(host->name()), settings);
+  return std::unique_ptr<NcclGroup>(new NcclGroup(std::move(host), backend, options, std::move(link)));
+}
+
+std::shared_ptr<DeviceOperation> NcclGroup::make_operation(DeviceCall call, std::string_view label,
+                                                           std::unique_ptr<Event> after) {
+  return std::make_shared<NcclOperation>(static_cast<NcclLink&>(link()), backend(), size(), std::move(call), label,
+                                         options(), std::move(after));
+}
+
+std::unique_ptr<Group> NcclGroup::make_like(std::unique_ptr<Group> host) {
+  return make_gpu_group(std::move(host), backend(), device_options_);
+}
+
+std::unique_ptr<Group> make_gpu_group(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options) {
+  if (have_own_gpus(*host, backend.device().index)) return NcclGroup::make(std::move(host), backend, options);
+  return StagedGroup::make(std::move(host), backend);
+}
+
+}  // namespace trireme::comm

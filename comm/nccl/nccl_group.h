@@ -1,0 +1,28 @@
+// NcclGroup: a group of GPUs that exchange their memory directly, by NCCL. Where it differs from a host group:
+// - sums are formed in NCCL's order; bf16 and f16 are rounded at every addition (ring algorithms), so f32 is the type
+//   for sums over many ranks; all ranks do get the same bits
+// - max and min may drop a NaN
+// - ranks that call different operations or sizes are not told apart: they time out, or their results are undefined
+#pragma once
+
+#include "comm/device_group.h"
+#include "comm/nccl/nccl_link.h"
+
+namespace trireme::comm {
+
+class NcclGroup final : public DeviceGroup {
+ public:
+  /// Collective over `host`, whose ranks all have GPUs of their own. `backend` outlives the group.
+  static std::unique_ptr<NcclGroup> make(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options);
+
+ private:
+  NcclGroup(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options,
+            std::unique_ptr<NcclLink> link);
+  std::shared_ptr<DeviceOperation> make_operation(DeviceCall call, std::string_view label,
+                                                  std::unique_ptr<Event> after) override;
+  std::unique_ptr<Group> make_like(std::unique_ptr<Group> host) override;
+
+  DeviceGroupOptions device_options_;
+};
+
+}  // namespace trireme::comm

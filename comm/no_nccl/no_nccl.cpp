@@ -1,0 +1,10 @@
+// Stands in for nccl/ in a build without NCCL: tensors of GPUs travel through host memory.
+#include "comm/staged_group.h"
+
+namespace trireme::comm {
+
+std::unique_ptr<Group> make_gpu_group(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions&) {
+  return StagedGroup::make(std::move(host), backend);
+}
+
+}  // namespace trireme::comm

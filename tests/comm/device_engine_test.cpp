@@ -1,0 +1,217 @@
+// The engine of groups of device memory, on operations that wait for each other on the device, as NCCL's kernels do: a rank
+// that does not come leaves them running until they are aborted.
+#include "comm/device_engine.h"
+
+#include <gmock/gmock.h>
+
+#include <atomic>
+
+#include "comm/device_group.h"
+#include "comm/local/local_world.h"
+#include "tests/comm/fake_device.h"
+#include "tests/comm/test_tensor.h"
+
+namespace trireme {
+namespace {
+
+using comm::DeviceCall;
+using comm::DeviceOperation;
+using std::chrono::milliseconds;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+/// Where the ranks' kernels meet.
+class Wire {
+ public:
+  explicit Wire(int size) : size_(size) {}
+  /// Returns when all ranks are in their `number`-th kernel, or this one's are aborted.
+  void meet(size_t number, const std::atomic<bool>& aborted) {
+    std::unique_lock lock(mutex_);
+    ++arrived_[number];
+    changed_.notify_all();
+    while (arrived_[number] < size_ && !aborted) changed_.wait_for(lock, milliseconds(1));
+  }
+
+ private:
+  const int size_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<size_t, int> arrived_;
+};
+
+struct WireLink final : comm::DeviceLink {
+  WireLink(Wire& wire, Backend& backend) : wire(wire), stream(backend.make_stream()) {}
+  ~WireLink() override { stream->synchronize(); }
+  void check() override {
+    if (broken) throw CommError("the wire is cut");
+  }
+  void abort() noexcept override { aborted = true; }
+
+  Wire& wire;
+  std::atomic<bool> aborted = false, broken = false;
+  std::unique_ptr<Stream> stream;
+  size_t num_kernels = 0;
+};
+
+class WireOperation final : public DeviceOperation {
+ public:
+  WireOperation(WireLink& link, Backend& backend, DeviceCall call, std::string_view label, const GroupOptions& options,
+                std::unique_ptr<Event> after)
+      : DeviceOperation(std::move(call), label, options, std::move(after), backend.make_event()), link_(link), backend_(backend) {
+    limited_ = true;
+  }
+
+ private:
+  bool issue() override {
+    if (after_) after_->wait(*link_.stream);
+    begin_ = backend_.make_event();
+    begin_->record(*link_.stream);
+    static_cast<FakeStream&>(*link_.stream).queue([&link = link_, number = link_.num_kernels++] {
+      link.wire.meet(number, link.aborted);
+    });
+    end_->record(*link_.stream);
+    return true;
+  }
+  WireLink& link_;
+  Backend& backend_;
+};
+
+class WireGroup final : public comm::DeviceGroup {
+ public:
+  WireGroup(std::unique_ptr<Group> host, Backend& backend, Wire& wire)
+      : DeviceGroup(std::move(host), backend, std::make_unique<WireLink>(wire, backend)) {}
+  void cut() { wire_link().broken = true; }
+
+ private:
+  WireLink& wire_link() { return static_cast<WireLink&>(link()); }
+  std::shared_ptr<DeviceOperation> make_operation(DeviceCall call, std::string_view label,
+                                                  std::unique_ptr<Event> after) override {
+    return std::make_shared<WireOperation>(wire_link(), backend(), std::move(call), label, options(), std::move(after));
+  }
+  std::unique_ptr<Group> make_like(std::unique_ptr<Group>) override { throw InternalError("not needed"); }
+};
+
+struct Rank {
+  Rank(Group& world, Wire& wire) : group(std::make_unique<WireGroup>(world.duplicate("gradients"), device, wire)) {}
+  FakeDevice device;
+  std::unique_ptr<Stream> compute = device.make_stream();
+  std::unique_ptr<WireGroup> group;
+};
+
+/// The message of the E that a world of two ranks ends with.
+template <class E>
+std::string failure_of(int64_t timeout_ms, const std::function<void(Group&, Rank&)>& body) {
+  Wire wire(2);
+  return message_of<E>([&] {
+    LocalWorld(2, {.timeout_ms = timeout_ms}).run([&](Group& world) {
+      ASSERT_EQ(world.size(), 2);
+      Rank rank(world, wire);
+      world.barrier("start").wait();
+      body(world, rank);
+    });
+  });
+}
+
+TEST(DeviceEngine, OperationsOverlapAndEndInOrder) {
+  Wire wire(3);
+  LocalWorld(3).run([&](Group& world) {
+    ASSERT_EQ(world.size(), 3);
+    Rank rank(world, wire);
+    std::vector<Work> works;
+    for (int i = 0; i < 20; ++i) {
+      works.push_back(rank.group->barrier(fmt::format("{}", i)));
+      works.back().wait(*rank.compute);  // does not wait for the peers
+    }
+    works.back().wait();
+    for (const Work& work : works) EXPECT_TRUE(work.done());
+  });
+}
+
+TEST(DeviceEngine, AnOperationThatARankStaysAwayFromIsAborted) {
+  const std::string text = failure_of<CommError>(300, [](Group& world, Rank& rank) {
+    if (world.rank() == 1) {  // computes, or hangs; it is told within a moment
+      while (!world.failure()) std::this_thread::sleep_for(milliseconds(5));
+      EXPECT_THAT(*world.failure(), HasSubstr("rank 0 failed: barrier 'bucket 3' in group 'gradients' was not done within 0.3 s"));
+      EXPECT_THAT(message_of<CommError>([&] { rank.group->barrier("next").wait(); }), HasSubstr("was given up: rank 0 failed"));
+      return;
+    }
+    const auto begin = std::chrono::steady_clock::now();
+    const Work work = rank.group->barrier("bucket 3"), next = rank.group->barrier("bucket 4");
+    next.wait(*rank.compute);
+    rank.compute->synchronize();  // as a training loop does that looks at its loss
+    EXPECT_GE(std::chrono::steady_clock::now() - begin, milliseconds(300));
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, milliseconds(5000));
+    EXPECT_TRUE(world.failure()) << "what was aborted must not look like a result";
+    EXPECT_THROW(rank.group->barrier("after").wait(*rank.compute), CommError);
+    EXPECT_THROW(world.barrier("of the host").wait(), CommError);
+    EXPECT_THAT(message_of<CommError>([&] { next.wait(); }), HasSubstr("barrier 'bucket 4' was given up: barrier 'bucket 3'"));
+    EXPECT_TRUE(work.done());
+    work.wait();
+  });
+  EXPECT_THAT(text, AllOf(HasSubstr("rank 0: barrier 'bucket 3' in group 'gradients' was not done within 0.3 s"),
+                          HasSubstr("its ranks are alive")));
+}
+
+TEST(DeviceEngine, AnExceptionInOneRankEndsTheOthersKernels) {
+  const std::string text = failure_of<std::runtime_error>(60'000, [](Group& world, Rank& rank) {
+    if (world.rank() == 1) throw std::runtime_error("the disk is full");
+    const Work work = rank.group->barrier("bucket 3");
+    work.wait(*rank.compute);
+    rank.compute->synchronize();
+    EXPECT_EQ(message_of<CommError>([&] { work.wait(); }),
+              "rank 0: barrier 'bucket 3' was given up: rank 1 failed: the disk is full");
+  });
+  EXPECT_EQ(text, "the disk is full");
+}
+
+TEST(DeviceEngine, ABrokenLinkEndsEverything) {
+  const std::string text = failure_of<CommError>(60'000, [](Group& world, Rank& rank) {
+    if (world.rank() == 1) {
+      while (!world.failure()) std::this_thread::sleep_for(milliseconds(5));
+      return;
+    }
+    const Work work = rank.group->barrier("bucket 3");
+    rank.group->cut();
+    work.wait();
+  });
+  EXPECT_EQ(text, "rank 0: the wire is cut");
+}
+
+TEST(DeviceEngine, TimeCountsFromWhenTheDeviceBegins) {
+  Wire wire(2);
+  LocalWorld(2, {.timeout_ms = 300}).run([&](Group& world) {
+    Rank rank(world, wire);
+    static_cast<FakeStream&>(*rank.compute).queue([] { std::this_thread::sleep_for(milliseconds(700)); });
+    const Tensor none(std::make_shared<Storage>(nullptr, nullptr, 0), 0, {0}, DType::f32, rank.device.device());
+    EXPECT_NO_THROW(rank.group->all_reduce(none, ReduceOp::sum, "after a long step", rank.compute.get()).wait());
+  });
+}
+
+TEST(DeviceEngine, WhatIsIssuedMayEndBeforeTheGroupGoes) {
+  Wire wire(2);
+  LocalWorld(2).run([&](Group& world) {
+    Rank rank(world, wire);
+    if (world.rank() == 1) std::this_thread::sleep_for(milliseconds(100));
+    const Work work = rank.group->barrier("last");
+    rank.group.reset();
+    EXPECT_NO_THROW(work.wait());
+    world.barrier("end").wait();
+  });
+}
+
+TEST(DeviceEngine, WhatHangsIsGivenUpWithTheGroup) {
+  Wire wire(2);
+  LocalWorld(2).run([&](Group& world) {
+    Rank rank(world, wire);
+    Work work;
+    if (world.rank() == 0) work = rank.group->barrier("alone");
+    rank.group.reset();
+    if (world.rank() == 0) {
+      EXPECT_THAT(message_of<CommError>([&] { work.wait(); }), HasSubstr("was given up: its group is gone"));
+    }
+    world.barrier("the world goes on").wait();
+  });
+}
+
+}  // namespace
+}  // namespace trireme
