@@ -10,6 +10,7 @@
 
 #include "comm/solo_group.h"
 #include "launcher/trainer.h"
+#include "tests/cuda/gpu.h"
 
 namespace trireme {
 namespace {
@@ -19,7 +20,7 @@ namespace fs = std::filesystem;
 class TrainerCuda : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (num_cuda_devices() == 0) GTEST_SKIP() << "not run: this machine shows no NVIDIA GPU";
+    TRIREME_NEEDS_GPUS(1);
     folder_ = fs::temp_directory_path() / ("trireme-cuda-" + std::to_string(getpid()));
     fs::create_directories(folder_);
     std::vector<int32_t> header(256, 0);
