@@ -22,16 +22,18 @@ struct BenchResult {
   double gb_per_s() const { return bytes / seconds * 1e-9; }
 };
 
-/// The fastest run of `body`, after one to warm up, of as many as fit into `budget_s` (at least three).
+/// The fastest run of `body`, after one to warm up, of as many as fit into `budget_s` (at least three). On a device that
+/// works on its own many are queued at a time, and the time is the mean of the fastest queue.
 double fastest_seconds(Context& ctx, double budget_s, const std::function<void()>& body);
 
-/// Every kernel of a GPT, in the shapes of a small and a larger one (`quick`: in small ones, and briefly).
+/// Every kernel of a GPT, in the shapes of a small and a larger one that suit the device (`quick`: in small ones, and
+/// briefly).
 std::vector<BenchResult> bench_kernels(Context& ctx, DType dtype, bool quick);
 
 /// Every collective in several sizes. All ranks of the group call it; the times are this rank's.
 std::vector<BenchResult> bench_collectives(Context& ctx, Group& group, bool quick);
 
-/// Aligned columns with a heading.
+/// Aligned columns with a heading; products in TFLOP/s when one reaches ten.
 std::string to_table(std::span<const BenchResult> results);
 
 }  // namespace trireme

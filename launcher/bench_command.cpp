@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -23,6 +24,7 @@ struct Options {
   bool json = false;
   bool quick = false;
   std::string dtype = "f32";
+  std::string device = "cpu";  // auto | cpu | cuda
 };
 
 Json to_json(const std::vector<BenchResult>& results) {
@@ -47,13 +49,26 @@ std::vector<BenchResult> bench_local_collectives(const Context& ctx, bool quick)
   return results;
 }
 
+/// The backend to measure kernels on; ranks of one machine have a GPU each.
+std::unique_ptr<Backend> make_bench_backend(const Options& options, Group& world) {
+  const int gpus = num_cuda_devices();
+  if (options.device == "cuda" || (options.device == "auto" && gpus > 0))
+    return make_cuda_backend({.index = world.rank() % std::max(gpus, 1), .tf32 = options.dtype == "tf32"});
+  if (options.dtype == "tf32" || options.dtype == "f16")
+    throw ConfigError(fmt::format("--dtype {}: the host has no kernels for it; use f32 or bf16, or --device cuda", options.dtype));
+  return make_cpu_backend();
+}
+
 /// All ranks of mpirun measure, as they would all compute in training; rank 0 reports.
 void run_rank(const Options& options, Group& world) {
-  Engine engine(make_cpu_backend());
-  register_optimizer_kernels(engine.backend());
-  Context ctx = engine.context();
-  const int threads = engine.backend().num_threads();
-  const auto kernels = bench_kernels(ctx, parse_dtype(options.dtype), options.quick);
+  Engine device(make_bench_backend(options, world));
+  register_optimizer_kernels(device.backend());
+  Context device_ctx = device.context();
+  const DType dtype = options.dtype == "tf32" ? DType::f32 : parse_dtype(options.dtype);
+  const auto kernels = bench_kernels(device_ctx, dtype, options.quick);
+  Engine host(make_cpu_backend());  // collectives are those of host memory
+  Context ctx = host.context();
+  const int threads = host.backend().num_threads();
   const bool local = world.size() == 1;
   const auto collectives =
       local ? bench_local_collectives(ctx, options.quick) : bench_collectives(ctx, world, options.quick);
@@ -63,6 +78,7 @@ void run_rank(const Options& options, Group& world) {
     const Json machine{{"cpu", cpu_model()},
                        {"cores", detect_machine().cores},
                        {"threads", threads},
+                       {"device", to_string(device.backend().device())},
                        {"dtype", options.dtype}};
     const Json all{{"machine", machine},
                    {"kernels", to_json(kernels)},
@@ -70,8 +86,9 @@ void run_rank(const Options& options, Group& world) {
                    {"collectives", to_json(collectives)}};
     fmt::print("{}\n", all.dump(2));
   } else {
-    fmt::print("{}, {} threads, {}\n\n{}\nBetween {} (GB/s: bytes of the whole tensor over the time)\n\n{}",
-               cpu_model(), threads, options.dtype, to_table(kernels), ranks, to_table(collectives));
+    fmt::print("{}, {} threads; kernels on {} in {}\n\n{}\nBetween {} (GB/s: bytes of the whole tensor over the time)\n\n{}",
+               cpu_model(), threads, to_string(device.backend().device()), options.dtype, to_table(kernels), ranks,
+               to_table(collectives));
   }
 }
 
@@ -83,10 +100,14 @@ void add_bench_command(CLI::App& app) {
   command->add_flag("--json", options->json, "Print JSON instead of tables");
   command->add_flag("--quick", options->quick, "Small sizes, briefly: a second in all");
   command->add_option("--dtype", options->dtype, "Type of activations and weights")
-      ->check(CLI::IsMember({"f32", "bf16"}));
+      ->check(CLI::IsMember({"f32", "tf32", "bf16", "f16"}))
+      ->capture_default_str();
+  command->add_option("--device", options->device, "Where kernels are measured; auto: a GPU where there is one")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   command->footer(
       "Under mpirun every rank measures, and the collectives are those of its processes.\n"
-      "Example:\n  trireme bench\n  mpirun -n 2 trireme bench --json > bench.json");
+      "Example:\n  trireme bench\n  trireme bench --device cuda --dtype bf16\n  mpirun -n 2 trireme bench --json > bench.json");
   command->callback([options] { run_world({}, [&](Group& world) { run_rank(*options, world); }); });
 }
 

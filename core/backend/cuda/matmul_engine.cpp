@@ -47,7 +47,7 @@ cublasLtEpilogue_t epilogue_of(const Product& p) {
 }
 
 /// Whether cuBLASLt is to be asked for the fusion: a bias has the type of c, and aux rows of a multiple of 8 elements
-/// (cublasLt.h). The gradient of a bias comes in c's type too, which is why it is fused with the product that gives the
+/// (cublasLt.h). gelu of f32 is left to the own kernel, which does not approximate tanh. The gradient of a bias comes in c's type too, which is why it is fused with the product that gives the
 /// gradient of the weight in f32, and not with gelu's derivative in bf16.
 bool may_fuse(const ProductKey& key, const Product& p) {
   const auto aligned = [&](size_t i) { return key.alignments[i] == 0 || key.alignments[i] == 16; };
@@ -57,7 +57,7 @@ bool may_fuse(const ProductKey& key, const Product& p) {
     case Fusion::none: return true;
     case Fusion::bias: return same_types;
     case Fusion::gelu:
-    case Fusion::gelu_backward: return whole && same_types && key.input == key.output;
+    case Fusion::gelu_backward: return whole && same_types && key.input == key.output && key.input != DType::f32;
     case Fusion::sum: return whole && same_types && key.m % 8 == 0;
   }
   return false;
@@ -93,7 +93,8 @@ struct Descriptors {
  private:
   template <class T>
   void set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
-    check_cublas(cublasLtMatmulDescSetAttribute(&operation, attribute, &value, sizeof value), "cublasLtMatmulDescSetAttribute");
+    check_cublas(cublasLtMatmulDescSetAttribute(&operation, attribute, &value, sizeof value),
+                 "cublasLtMatmulDescSetAttribute");
   }
   static void init(cublasLtMatrixLayoutOpaque_t& layout, const Tensor& t) {
     check_cublas(cublasLtMatrixLayoutInit(&layout, type_of(t.dtype()), static_cast<uint64_t>(t.dim(1)),
@@ -194,7 +195,8 @@ void MatmulEngine::run(Context& ctx, Product& product) {
   const ProductKey key = key_of(product);
   const cublasStatus_t status = run_plan(ctx, product, plan_of(ctx, key, product));
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE && status != CUBLAS_STATUS_ARCH_MISMATCH)
+  if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE &&
+      status != CUBLAS_STATUS_ARCH_MISMATCH)
     check_cublas(status, "cublasLtMatmul");
   {  // refused after all
     const std::lock_guard lock(mutex_);
@@ -272,7 +274,8 @@ MatmulEngine::Timed MatmulEngine::time_all(Context& ctx, const Product& product,
 }
 
 /// cuBLASLt's proposals, most promising first; empty: it has none.
-std::vector<MatmulEngine::Plan> MatmulEngine::find_algorithms(const ProductKey& key, const Product& product, int most) const {
+std::vector<MatmulEngine::Plan> MatmulEngine::find_algorithms(const ProductKey& key, const Product& product,
+                                                              int most) const {
   std::vector<Plan> plans;
   if (key.k == 0 || !may_fuse(key, product)) return plans;
   Descriptors d(product, tf32_);

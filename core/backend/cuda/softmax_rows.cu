@@ -189,7 +189,8 @@ SharedMemory shared_memory() {
 template <class T, int kSize>
 void launch_softmax_rows(Context& ctx, const SoftmaxRows& s) {
   constexpr int64_t kPieceBytes = sizeof(Piece<T, kSize>);
-  Args args{static_cast<int>(s.logits.dim(1)), static_cast<int>(s.vocab), s.targets, s.losses, s.gradient, s.scale, s.loss_scale, 0};
+  Args args{static_cast<int>(s.logits.dim(1)), static_cast<int>(s.vocab), s.targets, s.losses, s.gradient, s.scale,
+            s.loss_scale, 0};
   // Two blocks on a multiprocessor overlap loads with arithmetic; a longer row has one to itself.
   const SharedMemory memory = shared_memory();
   const int64_t pieces = ceil_div(s.vocab, kSize), half = memory.multiprocessor_bytes / 2 - kReservedBytes;
@@ -198,7 +199,8 @@ void launch_softmax_rows(Context& ctx, const SoftmaxRows& s) {
   args.cached = s.gradient ? static_cast<int>(std::min(pieces, most_bytes / kPieceBytes)) : 0;
   const auto cache_bytes = static_cast<int>(args.cached * kPieceBytes);
   const int64_t wanted_threads = ceil_div(pieces, kUnroll * kWarp) * kWarp;
-  const auto threads = static_cast<unsigned>(std::clamp<int64_t>(wanted_threads, 64, two_blocks ? kMaxThreads / 2 : kMaxThreads));
+  const int64_t most_threads = two_blocks ? kMaxThreads / 2 : kMaxThreads;
+  const auto threads = static_cast<unsigned>(std::clamp<int64_t>(wanted_threads, 64, most_threads));
   const auto kernel = softmax_rows_kernel<T, kSize>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, cache_bytes), "cudaFuncSetAttribute");
   kernel<<<static_cast<unsigned>(s.logits.dim(0)), threads, cache_bytes, raw_stream(ctx)>>>(elements<T>(s.logits), args);
