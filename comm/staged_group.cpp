@@ -39,6 +39,18 @@ class StagedOperation final : public DeviceOperation {
     return true;
   }
 
+  std::optional<Failure> host_failure() override {
+    if (step_ != Step::exchanging) return std::nullopt;
+    try {
+      work_.wait();
+    } catch (const GivenUp& e) {
+      return Failure{e.what(), /*is_consequence=*/true};
+    } catch (const CommError& e) {
+      return Failure{e.what()};
+    }
+    return std::nullopt;
+  }
+
   void copy_out() {
     const bool in_place = call_.input.defined() && call_.output.defined() && call_.input.raw() == call_.output.raw() &&
                           call_.input.numel() == call_.output.numel();
