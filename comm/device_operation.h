@@ -73,4 +73,7 @@ class DeviceOperation : public Work::State {
   std::atomic<Stage> stage_ = Stage::queued;
 };
 
+/// How an operation of a host group failed that is done or has failed; nothing when it did not.
+std::optional<Failure> failure_of(const Work& work);
+
 }  // namespace trireme::comm

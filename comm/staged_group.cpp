@@ -39,17 +39,7 @@ class StagedOperation final : public DeviceOperation {
     return true;
   }
 
-  std::optional<Failure> host_failure() override {
-    if (step_ != Step::exchanging) return std::nullopt;
-    try {
-      work_.wait();
-    } catch (const GivenUp& e) {
-      return Failure{e.what(), /*is_consequence=*/true};
-    } catch (const CommError& e) {
-      return Failure{e.what()};
-    }
-    return std::nullopt;
-  }
+  std::optional<Failure> host_failure() override { return failure_of(work_); }
 
   void copy_out() {
     const bool in_place = call_.input.defined() && call_.output.defined() && call_.input.raw() == call_.output.raw() &&
