@@ -188,8 +188,11 @@ void DeviceEngine::give_up_all(const std::string& reason, const DeviceOperation*
   }
   link_->abort();
   for (auto& [key, queue] : std::exchange(queues_, {}))
-    for (auto& operation : queue.operations)
-      mark_failed(*operation, operation.get() == culprit ? of_culprit : given_up(*operation, reason));
+    for (auto& operation : queue.operations) {
+      std::optional<Failure> own = operation->host_failure();
+      if (!own && operation.get() == culprit) own = of_culprit;
+      mark_failed(*operation, own ? std::move(*own) : given_up(*operation, reason));
+    }
 }
 
 bool DeviceEngine::has_issued() const {

@@ -48,6 +48,17 @@ void DeviceOperation::wait(Stream& stream) {
   end_->wait(stream);
 }
 
+std::optional<Failure> failure_of(const Work& work) {
+  try {
+    work.wait();
+  } catch (const GivenUp& e) {
+    return Failure{e.what(), /*is_consequence=*/true};
+  } catch (const CommError& e) {
+    return Failure{e.what()};
+  }
+  return std::nullopt;
+}
+
 void DeviceOperation::throw_if_failed() const {
   if (stage() != Stage::failed) return;
   if (failure_->is_consequence) throw GivenUp(failure_->text);

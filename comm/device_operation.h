@@ -49,6 +49,8 @@ class DeviceOperation : public Work::State {
   virtual bool issue() = 0;
   /// It was done: what it worked with may go.
   virtual void release();
+  /// The host group has failed: how, in the words of the operation of that group which this one has under way, if any.
+  virtual std::optional<Failure> host_failure() { return std::nullopt; }
   /// Of issue(): it begins now. Or it makes and records begin_, where it begins on the device.
   void note_begin(Clock::time_point now);
 
@@ -70,5 +72,8 @@ class DeviceOperation : public Work::State {
   std::optional<Failure> failure_;
   std::atomic<Stage> stage_ = Stage::queued;
 };
+
+/// How an operation of a host group failed that is done or has failed; nothing when it did not.
+std::optional<Failure> failure_of(const Work& work);
 
 }  // namespace trireme::comm

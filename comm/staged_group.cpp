@@ -39,6 +39,8 @@ class StagedOperation final : public DeviceOperation {
     return true;
   }
 
+  std::optional<Failure> host_failure() override { return failure_of(work_); }
+
   void copy_out() {
     const bool in_place = call_.input.defined() && call_.output.defined() && call_.input.raw() == call_.output.raw() &&
                           call_.input.numel() == call_.output.numel();

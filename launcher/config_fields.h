@@ -78,12 +78,16 @@ void describe(V& v, SyncConfig& c) {
   v.field("mode", c.mode, "how gradients come together", one_of({"all_reduce"}));
   v.field("bucket_mb", c.bucket_mb, "MiB of f32 gradient that are sent at a time", above(0));
   v.field("overlap", c.overlap, "send while backward is running", any());
+  v.field("nccl_ctas", c.nccl_ctas, "thread blocks of a GPU that NCCL takes from the kernels that compute; 0: NCCL's choice",
+          within(0, 64));
 }
 
 template <class V>
 void describe(V& v, PrecisionConfig& c) {
   v.field("compute", c.compute, "type of parameters and activations; sums are always f32; tf32 and f16 need a GPU",
           one_of({"f32", "tf32", "bf16", "f16"}));
+  v.field("reduce", c.reduce, "type in which ranks exchange gradients; `compute`: half the bytes with bf16 and f16, and their "
+          "rounding", one_of({"f32", "compute"}));
   v.field("loss_scale", c.loss_scale,
           "factor of the gradients until the update: `auto` (dynamic with f16), `none`, `dynamic`, or a number", any());
   v.field("initial_scale", c.initial_scale, "dynamic: the first scale", above(0));

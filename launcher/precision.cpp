@@ -12,6 +12,10 @@ DType compute_dtype(const PrecisionConfig& config) {
   return config.compute == "tf32" ? DType::f32 : parse_dtype(config.compute);
 }
 
+DType reduce_dtype(const PrecisionConfig& config) {
+  return config.reduce == "compute" ? compute_dtype(config) : DType::f32;
+}
+
 LossScaleSettings loss_scale_settings(const PrecisionConfig& config) {
   LossScaleSettings settings;
   const std::string& word = config.loss_scale;

@@ -12,6 +12,7 @@ namespace trireme {
 
 struct PrecisionConfig {
   std::string compute = "f32";      // f32 | tf32 | bf16 | f16
+  std::string reduce = "f32";       // f32 | compute
   std::string loss_scale = "auto";  // auto | none | dynamic | a fixed factor
   double initial_scale = 65536.0;   // of a dynamic scale
   double growth_factor = 2.0;
@@ -22,6 +23,8 @@ struct PrecisionConfig {
 
 /// The type of parameters and activations; TF32 is a way to multiply f32.
 DType compute_dtype(const PrecisionConfig& config);
+/// The type in which gradients are exchanged.
+DType reduce_dtype(const PrecisionConfig& config);
 /// `auto` is dynamic with f16, whose small gradients would be lost, and none otherwise. ConfigError when loss_scale is
 /// neither a known word nor a number, or a setting is out of its range.
 LossScaleSettings loss_scale_settings(const PrecisionConfig& config);

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include "core/ops/elementwise.h"
+
 namespace trireme {
 
-AllReduceReducer::AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, Group& data, bool overlap)
+AllReduceReducer::AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, Group& data, bool overlap,
+                                   DType reduce_type)
     : ctx_(ctx),
       buckets_(buckets),
       group_(data.duplicate("gradients")),
@@ -13,6 +16,8 @@ AllReduceReducer::AllReduceReducer(const Context& ctx, std::span<Bucket> buckets
   for (size_t i = 0; i < buckets.size(); ++i) {
     shards_.push_back(make_shard(buckets[i], 0, buckets[i].numel));
     for (const BucketEntry& entry : buckets[i].entries) bucket_of_[entry.parameter] = i;
+    if (reduce_type != DType::f32 && group_->size() > 1)
+      rounded_.push_back(ctx_.empty({buckets[i].numel}, reduce_type, MemoryClass::workspace));
   }
 }
 
@@ -44,14 +49,18 @@ void AllReduceReducer::send(size_t index) {
     Parameter& p = *entry.parameter;
     if (!p.begin_accumulate()) ctx_.backend->fill_zero(p.grad.raw(), p.grad.bytes(), *ctx_.stream);
   }
-  if (group_->size() > 1)
-    works_.push_back(
-        group_->all_reduce(bucket.grad, ReduceOp::sum, fmt::format("bucket {}", index), ctx_.stream));
+  if (group_->size() == 1) return;
+  if (!rounded_.empty()) ctx_.kernel<CastKernel>()(ctx_, bucket.grad, rounded_[index]);
+  const Tensor& sent = rounded_.empty() ? bucket.grad : rounded_[index];
+  works_.push_back(group_->all_reduce(sent, ReduceOp::sum, fmt::format("bucket {}", index), ctx_.stream));
 }
 
 void AllReduceReducer::finish() {
   while (next_ < buckets_.size()) send(next_++);
-  for (const Work& work : works_) work.wait(*ctx_.stream);
+  for (size_t i = 0; i < works_.size(); ++i) {
+    works_[i].wait(*ctx_.stream);
+    if (!rounded_.empty()) ctx_.kernel<CastKernel>()(ctx_, rounded_[i], buckets_[i].grad);
+  }
   works_.clear();
 }
 

@@ -12,8 +12,11 @@ namespace trireme {
 /// Buckets are sent in the order planned, never in the order in which they become ready, so ranks can't diverge.
 class AllReduceReducer : public Reducer {
  public:
-  /// `buckets` must outlive the reducer. Collective over `data`. With `overlap` false all is sent in finish().
-  AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, Group& data, bool overlap = true);
+  /// `buckets` must outlive the reducer. Collective over `data`, a group for tensors of the context's device. With
+  /// `overlap` false all is sent in finish(). Gradients are rounded to `reduce_type` (f32, bf16 or f16) to be sent, which
+  /// takes as much memory more as they have in that type, and summed as the group does that; finish() makes them f32.
+  AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, Group& data, bool overlap = true,
+                   DType reduce_type = DType::f32);
 
   void begin_step() override;
   void grad_ready(Parameter& parameter) override;
@@ -36,7 +39,8 @@ class AllReduceReducer : public Reducer {
   std::unordered_map<const Parameter*, size_t> bucket_of_;
   std::vector<size_t> waiting_for_;  // parameters that are not ready, by bucket
   size_t next_ = 0;                  // the first bucket that is not sent
-  std::vector<Work> works_;
+  std::vector<Tensor> rounded_;      // the buckets' gradients as they are sent; empty: as they are
+  std::vector<Work> works_;          // by bucket; none with one rank
 };
 
 }  // namespace trireme

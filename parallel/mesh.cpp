@@ -54,13 +54,20 @@ Mesh::Mesh(const ParallelConfig& config, Group& world)
     : shape_(plan_mesh(config, world.size())), coords_(shape_.coords_of(world.rank())) {
   for (size_t axis = 0; axis < kNumAxes; ++axis) {
     if (shape_.sizes[axis] == 1) {
-      groups_[axis] = std::make_unique<SoloGroup>(std::string(kNames[axis]), world.options());
+      host_groups_[axis] = std::make_unique<SoloGroup>(std::string(kNames[axis]), world.options());
       continue;
     }
     auto others = coords_;
     others[axis] = 0;  // all ranks of the new group agree on the rest
-    groups_[axis] = world.split(static_cast<int>(shape_.rank_of(others)), static_cast<int>(coords_[axis]), kNames[axis]);
+    host_groups_[axis] = world.split(static_cast<int>(shape_.rank_of(others)), static_cast<int>(coords_[axis]), kNames[axis]);
   }
+}
+
+Mesh::Mesh(const ParallelConfig& config, Group& world, Backend& backend, const DeviceGroupOptions& options)
+    : Mesh(config, world) {
+  if (backend.device() == Device{}) return;
+  for (size_t axis = 0; axis < kNumAxes; ++axis)
+    device_groups_[axis] = make_device_group(*host_groups_[axis], backend, kNames[axis], options);
 }
 
 std::string Mesh::describe() const {

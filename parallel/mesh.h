@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "comm/group.h"
+#include "comm/device_group.h"
 #include "parallel/parallel_config.h"
 
 namespace trireme {
@@ -32,20 +32,28 @@ MeshShape plan_mesh(const ParallelConfig& config, int64_t ranks);
 
 class Mesh {
  public:
-  /// Collective over `world`, which must outlive the mesh.
+  /// Collective over `world`, which must outlive the mesh. Its groups are of host memory.
   Mesh(const ParallelConfig& config, Group& world);
+  /// The same, whose groups also take tensors of the backend's device. `backend` must outlive the mesh.
+  Mesh(const ParallelConfig& config, Group& world, Backend& backend, const DeviceGroupOptions& options = {});
 
   const MeshShape& shape() const { return shape_; }
   int64_t coord(Axis axis) const { return coords_[static_cast<size_t>(axis)]; }
   /// The ranks that differ from this one in `axis` alone, in order of that coordinate.
-  Group& group(Axis axis) { return *groups_[static_cast<size_t>(axis)]; }
+  Group& group(Axis axis) {
+    const auto& on_device = device_groups_[static_cast<size_t>(axis)];
+    return on_device ? *on_device : host_group(axis);
+  }
+  /// The same ranks, for host memory alone: what small vectors of numbers and names need.
+  Group& host_group(Axis axis) { return *host_groups_[static_cast<size_t>(axis)]; }
   /// "data 4 x tensor 2": the axes that have more than one rank.
   std::string describe() const;
 
  private:
   MeshShape shape_;
   std::array<int64_t, kNumAxes> coords_;
-  std::array<std::unique_ptr<Group>, kNumAxes> groups_;
+  std::array<std::unique_ptr<Group>, kNumAxes> host_groups_;
+  std::array<std::unique_ptr<Group>, kNumAxes> device_groups_;  // null where the host's will do
 };
 
 }  // namespace trireme

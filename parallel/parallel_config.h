@@ -19,6 +19,7 @@ struct SyncConfig {
   std::string mode = "all_reduce";
   double bucket_mb = 25.0;  // MiB of f32 gradient a bucket
   bool overlap = true;      // send buckets off while backward is running
+  int64_t nccl_ctas = 0;    // thread blocks of the GPU that NCCL takes for a communicator; 0: its choice
 };
 
 }  // namespace trireme

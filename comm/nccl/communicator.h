@@ -24,7 +24,7 @@ ncclUniqueId new_nccl_id();
 struct NcclSettings {
   int device = 0;
   int ctas = 0;  // 0: NCCL's choice
-  int64_t timeout_ms = 0;  // of connecting
+  int64_t timeout_ms = 120'000;  // of connecting
 };
 
 /// Used by one thread at a time.

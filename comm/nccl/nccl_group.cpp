@@ -77,6 +77,8 @@ class NcclOperation final : public DeviceOperation {
     return true;
   }
 
+  std::optional<Failure> host_failure() override { return begin_ ? std::nullopt : failure_of(link_.meeting_of(queue)); }
+
   // What is only moved is moved as bytes.
   ncclResult_t call_nccl(ncclComm_t comm, cudaStream_t stream) const {
     const Tensor &in = call_.input, &out = call_.output;
@@ -143,7 +145,7 @@ NcclGroup::NcclGroup(std::unique_ptr<Group> host, Backend& backend, const Device
 
 std::unique_ptr<NcclGroup> NcclGroup::make(std::unique_ptr<Group> host, Backend& backend,
                                            const DeviceGroupOptions& options) {
-  const NcclSettings settings{backend.device().index, options.nccl_ctas, host->options().timeout_ms};
+  const NcclSettings settings{.device = backend.device().index, .ctas = options.nccl_ctas};
   auto link = std::make_unique<NcclLink>(host->duplicate(host->name()), settings);
   return std::unique_ptr<NcclGroup>(new NcclGroup(std::move(host), backend, options, std::move(link)));
 }

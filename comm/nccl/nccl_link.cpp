@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <thread>
-
 #include "core/backend/cuda/check.h"
 
 namespace trireme::comm {
@@ -16,7 +14,8 @@ Tensor as_tensor(const std::shared_ptr<ncclUniqueId>& id) {
 }
 
 /// In the order of the stream, so that no other work of the device is waited for when it goes.
-std::shared_ptr<void> make_zero(cudaStream_t stream) {
+std::shared_ptr<void> make_zero(int device, cudaStream_t stream) {
+  cuda::check(cudaSetDevice(device), "cudaSetDevice");
   void* data = nullptr;
   cuda::check(cudaMallocAsync(&data, sizeof(int32_t), stream), "cudaMallocAsync");
   std::shared_ptr<void> owner(data, [stream](void* p) { cudaFreeAsync(p, stream); });
@@ -27,57 +26,60 @@ std::shared_ptr<void> make_zero(cudaStream_t stream) {
 }  // namespace
 
 NcclLink::NcclLink(std::unique_ptr<Group> control, const NcclSettings& settings)
-    : control_(std::move(control)), settings_(settings) {
-  const std::string purpose = fmt::format("group '{}'", control_->name());
-  const auto id = std::make_shared<ncclUniqueId>();
-  if (control_->rank() == 0) *id = new_nccl_id();
-  control_->broadcast(as_tensor(id), 0, "GPUs of " + purpose).wait();
-  collectives_ = std::make_unique<Communicator>(purpose, *id, control_->rank(), control_->size(), settings_);
-  while (!collectives_->connected()) {
-    if (const auto reason = control_->failure())
-      throw GivenUp(fmt::format("rank {}: connecting the GPUs for {} was given up: {}", control_->world_rank(control_->rank()),
-                                purpose, *reason));
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  zero_ = make_zero(cuda::raw_stream(collectives_->stream()));
-}
+    : control_(std::move(control)), settings_(settings) {}
 
 NcclLink::~NcclLink() = default;
 
+std::unique_ptr<NcclLink::Channel> NcclLink::meet(const QueueKey& queue, const std::string& label, int64_t timeout_ms) {
+  auto channel = std::make_unique<Channel>();
+  const bool is_collective = queue.peer < 0;
+  if (is_collective ? control_->rank() == 0 : queue.outgoing) *channel->id = new_nccl_id();
+  const Tensor id = as_tensor(channel->id);
+  const std::string purpose = label + ", connecting GPUs";
+  control_->set_options({timeout_ms, /*tracer=*/nullptr});
+  channel->id_exchanged = is_collective    ? control_->broadcast(id, 0, purpose)
+                          : queue.outgoing ? control_->send(id, queue.peer, queue.tag, purpose)
+                                           : control_->recv(id, queue.peer, queue.tag, purpose);
+  return channel;
+}
+
+/// Of a message, who sends is rank 0 and who receives rank 1.
+std::unique_ptr<Communicator> NcclLink::begin_to_connect(const QueueKey& queue, const ncclUniqueId& id,
+                                                         int64_t timeout_ms) const {
+  NcclSettings settings = settings_;
+  settings.timeout_ms = timeout_ms;
+  const std::string group = fmt::format("group '{}'", control_->name());
+  if (queue.peer < 0) return std::make_unique<Communicator>(group, id, control_->rank(), control_->size(), settings);
+  const std::string purpose = fmt::format("messages {} rank {} in {}", queue.outgoing ? "to" : "from",
+                                          control_->world_rank(queue.peer), group);
+  return std::make_unique<Communicator>(purpose, id, queue.outgoing ? 0 : 1, 2, settings);
+}
+
 Communicator* NcclLink::find(const QueueKey& queue, const std::string& label, int64_t timeout_ms) {
-  if (queue.peer < 0) return collectives_.get();
-  std::unique_ptr<Channel>& channel = channels_[queue];
-  if (!channel) {
-    channel = std::make_unique<Channel>();
-    control_->set_options({timeout_ms, /*tracer=*/nullptr});
-    const Tensor id = as_tensor(channel->id);
-    if (queue.outgoing) {
-      *channel->id = new_nccl_id();
-      channel->id_exchanged = control_->send(id, queue.peer, queue.tag, label);
-    } else {
-      channel->id_exchanged = control_->recv(id, queue.peer, queue.tag, label);
-    }
+  auto found = channels_.find(queue);
+  if (found == channels_.end()) found = channels_.emplace(queue, meet(queue, label, timeout_ms)).first;
+  Channel& channel = *found->second;
+  if (!channel.communicator) {
+    if (!channel.id_exchanged.done()) return nullptr;
+    channel.id_exchanged.wait();  // throws what went wrong
+    channel.communicator = begin_to_connect(queue, *channel.id, timeout_ms);
   }
-  if (!channel->communicator) {
-    if (!channel->id_exchanged.done()) return nullptr;
-    channel->id_exchanged.wait();  // throws what went wrong
-    NcclSettings settings = settings_;
-    settings.timeout_ms = timeout_ms;
-    const std::string purpose = fmt::format("messages {} rank {} in group '{}'", queue.outgoing ? "to" : "from",
-                                            control_->world_rank(queue.peer), control_->name());
-    channel->communicator = std::make_unique<Communicator>(purpose, *channel->id, queue.outgoing ? 0 : 1, 2, settings);
-  }
-  return channel->communicator->connected() ? channel->communicator.get() : nullptr;
+  if (!channel.communicator->connected()) return nullptr;
+  if (queue.peer < 0 && !zero_) zero_ = make_zero(settings_.device, cuda::raw_stream(channel.communicator->stream()));
+  return channel.communicator.get();
+}
+
+Work NcclLink::meeting_of(const QueueKey& queue) const {
+  const auto found = channels_.find(queue);
+  return found == channels_.end() ? Work() : found->second->id_exchanged;
 }
 
 void NcclLink::check() {
-  collectives_->check();
   for (const auto& [queue, channel] : channels_)
     if (channel->communicator) channel->communicator->check();
 }
 
 void NcclLink::abort() noexcept {
-  collectives_->abort();
   for (const auto& [queue, channel] : channels_)
     if (channel->communicator) channel->communicator->abort();
 }

@@ -1,6 +1,7 @@
-// NcclLink: the communicators of one group. Collectives have one; messages have one for each peer, tag and direction,
-// made when the first is sent: NCCL runs what is called on one communicator in order, and a receive that waits must not
-// hold up anything else.
+// NcclLink: the communicators of one group. Collectives have one; messages have one for each peer, tag and direction:
+// NCCL runs what is called on one communicator in order, and a receive that waits must not hold up anything else. Each is
+// connected when its first operation is called, so a group that is never used costs nothing; and since the ranks first
+// meet through the host group, one that stays away then is known by name.
 #pragma once
 
 #include <map>
@@ -13,32 +14,34 @@ namespace trireme::comm {
 
 class NcclLink final : public DeviceLink {
  public:
-  /// Connects all ranks of `control`, a group for this link's own messages. Collective; blocks.
+  /// `control` has the group's ranks; it is for this link's own messages.
   NcclLink(std::unique_ptr<Group> control, const NcclSettings& settings);
   ~NcclLink() override;
 
-  /// The communicator of this queue; null while its two ranks are still connecting (asking again goes on with that).
-  /// `label` is what the first message is for.
+  /// The communicator of a queue; null while it is connecting (asking again goes on with that). `label` is what its first
+  /// operation is for.
   Communicator* find(const QueueKey& queue, const std::string& label, int64_t timeout_ms);
-  /// Device memory for one i32, 0.
+  /// The message by which the ranks of this queue's communicator meet; done when none is under way.
+  Work meeting_of(const QueueKey& queue) const;
+  /// Device memory of one i32, 0; once the collectives' communicator is connected.
   void* zero() const { return zero_.get(); }
 
   void check() override;
   void abort() noexcept override;
 
  private:
-  /// Between this rank and a peer, in one direction.
   struct Channel {
     std::shared_ptr<ncclUniqueId> id = std::make_shared<ncclUniqueId>();
     Work id_exchanged;
     std::unique_ptr<Communicator> communicator;
   };
+  std::unique_ptr<Channel> meet(const QueueKey& queue, const std::string& label, int64_t timeout_ms);
+  std::unique_ptr<Communicator> begin_to_connect(const QueueKey& queue, const ncclUniqueId& id, int64_t timeout_ms) const;
 
   std::unique_ptr<Group> control_;
   NcclSettings settings_;
-  std::unique_ptr<Communicator> collectives_;
-  std::shared_ptr<void> zero_;
   std::map<QueueKey, std::unique_ptr<Channel>> channels_;
+  std::shared_ptr<void> zero_;  // goes before its stream
 };
 
 }  // namespace trireme::comm

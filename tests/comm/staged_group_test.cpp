@@ -118,8 +118,8 @@ TEST(StagedGroup, WhatIsNotDoneIsGivenUpWithTheGroup) {
     const Tensor t = rank.ones(10'000);
     Work work, queued;
     if (world.rank() == 0) {  // rank 1 never comes
-      work = rank.group->all_reduce(t, ReduceOp::sum, "x");
-      queued = rank.group->all_reduce(t, ReduceOp::sum, "y");
+      work = rank.group->all_reduce(t, ReduceOp::sum, "x", rank.stream.get());
+      queued = rank.group->all_reduce(t, ReduceOp::sum, "y", rank.stream.get());
     }
     rank.group.reset();
     if (world.rank() == 0) {

@@ -5,6 +5,7 @@
 
 #include "comm/local/local_world.h"
 #include "core/error.h"
+#include "tests/comm/fake_device.h"
 
 namespace trireme {
 namespace {
@@ -43,6 +44,29 @@ TEST(MeshTest, GroupsAreTheAxes) {
     EXPECT_EQ(mesh.coord(Axis::data), world.rank());
     EXPECT_EQ(mesh.group(Axis::tensor).size(), 1);
     EXPECT_EQ(mesh.describe(), "data 3");
+  });
+}
+
+TEST(MeshTest, HasGroupsForTensorsOfADevice) {
+  LocalWorld(2).run([](Group& world) {
+    FakeDevice device;
+    Mesh mesh({}, world, device);
+    ASSERT_EQ(mesh.group(Axis::data).size(), 2);
+    EXPECT_NE(&mesh.group(Axis::data), &mesh.host_group(Axis::data));
+    const auto allocator = std::make_shared<Allocator>(device);
+    const auto stream = device.make_stream();
+    const Tensor t(allocator->allocate(4, MemoryClass::workspace), 0, {1}, DType::f32, device.device());
+    float value = static_cast<float>(world.rank() + 1);
+    device.copy(t.raw(), &value, sizeof value, *stream);
+    for (const Axis axis : {Axis::data, Axis::tensor})
+      mesh.group(axis).all_reduce(t, ReduceOp::sum, "x", stream.get()).wait(*stream);
+    device.copy(&value, t.raw(), sizeof value, *stream);
+    stream->synchronize();
+    EXPECT_EQ(value, 3.0f);
+
+    const auto cpu = make_cpu_backend(1);
+    Mesh on_host({}, world, *cpu);
+    EXPECT_EQ(&on_host.group(Axis::data), &on_host.host_group(Axis::data));
   });
 }
 

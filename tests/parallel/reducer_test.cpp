@@ -20,7 +20,8 @@ struct Weights : Module {
 class ReducerTest : public ::testing::TestWithParam<int> {
  protected:
   struct Rank {
-    explicit Rank(Group& world, bool overlap = true) : reducer(ctx, buckets, world, overlap) {}
+    explicit Rank(Group& world, bool overlap = true, DType reduce_type = DType::f32)
+        : reducer(ctx, buckets, world, overlap, reduce_type) {}
     void write(Parameter& p, float value) {
       const float before = p.begin_accumulate() ? p.grad.data<float>()[0] : 0.0f;
       for (float& g : p.grad.span<float>()) g = before + value;
@@ -97,6 +98,26 @@ TEST_F(ReducerTest, WithoutOverlapAllIsSentAtTheEnd) {
     rank.reducer.finish();
     EXPECT_THAT(rank.weights.b.grad.span<float>(), Each(4.0f));
   });
+}
+
+// 257 is 256 in bf16, and twice that is 512; f16 has it exactly.
+TEST_F(ReducerTest, GradientsMayTravelInALowerPrecision) {
+  for (const auto& [dtype, wanted] : {std::pair{DType::f32, 514.0f}, {DType::bf16, 512.0f}, {DType::f16, 514.0f}}) {
+    LocalWorld(2).run([dtype = dtype, wanted = wanted](Group& world) {
+      ASSERT_EQ(world.size(), 2);
+      Rank rank(world, /*overlap=*/true, dtype);
+      for (int step = 1; step <= 2; ++step) {
+        rank.reducer.begin_step();
+        for (Parameter* p : rank.weights.parameters()) {
+          rank.write(*p, p == &rank.weights.c ? static_cast<float>(step) : 257.0f);
+          rank.reducer.grad_ready(*p);
+        }
+        rank.reducer.finish();
+        EXPECT_THAT(rank.weights.a.grad.span<float>(), Each(wanted)) << name_of(dtype);
+        EXPECT_THAT(rank.weights.c.grad.span<float>(), Each(static_cast<float>(2 * step))) << name_of(dtype);
+      }
+    });
+  }
 }
 
 TEST_F(ReducerTest, WrongUseIsNoticed) {
