@@ -50,7 +50,8 @@ Trainer::Trainer(Config config, Group& world, SignalRequests* signals)
       tracer_(std::make_unique<Tracer>(world.rank(), fmt::format("rank {}", world.rank()))),
       engine_(make_backend(config_)),
       ctx_(engine_.context()),
-      mesh_(config_.parallel, with_options(world, config_.run, tracer_.get())),
+      mesh_(config_.parallel, with_options(world, config_.run, tracer_.get()), engine_.backend(),
+            {static_cast<int>(config_.sync.nccl_ctas)}),
       data_group_(mesh_.group(Axis::data)),
       stats_group_(data_group_.duplicate("step statistics")) {
   ctx_.tracer = tracer_.get();
@@ -98,7 +99,7 @@ void Trainer::build_model() {
   const auto bucket_bytes = static_cast<size_t>(config_.sync.bucket_mb * 0x1p20);
   buckets_ = plan_buckets(parameters, bucket_bytes);
   allocate_buckets(ctx_, buckets_, compute_dtype(config_.precision));
-  reducer_ = std::make_unique<AllReduceReducer>(ctx_, buckets_, data_group_, config_.sync.overlap);
+  reducer_ = std::make_unique<AllReduceReducer>(ctx_, buckets_, data_group_, config_.sync.overlap, reduce_dtype(config_.precision));
   const std::span<Shard> shards = reducer_->shards();
   shards_.assign(shards.begin(), shards.end());
   ctx_.hooks = reducer_.get();
@@ -233,7 +234,7 @@ StepMetrics Trainer::step() {
 
 void Trainer::evaluate() {
   if (!evaluator_) return;
-  const Evaluation result = evaluator_->run(ctx_, *model_, data_group_);
+  const Evaluation result = evaluator_->run(ctx_, *model_, mesh_.host_group(Axis::data));
   if (report_) report_->validation(progress_.step, result);
 }
 

@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kMaxThreads) softmax_rows_kernel(T* logits, Ar
   const float scale = factor / n.sum;
   for (int i = threadIdx.x; i < used; i += blockDim.x) {
     const Piece<T, kSize> in = i < args.cached ? cache[i] : load_piece<T, kSize>(row + i * kSize);
-    const int left = args.vocab - i * kSize, target_at = target - i * kSize;
+    const int left = args.vocab - i * kSize, target_at = is_token ? target - i * kSize : -1;
     Piece<T, kSize> out;
 #pragma unroll
     for (int k = 0; k < kSize; ++k) {
