@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -20,8 +21,10 @@ struct WorldOptions {
 };
 
 struct World {
-  explicit World(const WorldOptions& options = {})
-      : engine(make_cpu_backend(options.threads)), ctx(engine.context()) {
+  explicit World(const WorldOptions& options = {}) : World(options, make_cpu_backend(options.threads)) {}
+  /// On another device; weights() and bits() below are for the host alone.
+  World(const WorldOptions& options, std::unique_ptr<Backend> backend)
+      : engine(std::move(backend)), ctx(engine.context()) {
     register_optimizer_kernels(engine.backend());
     add("wte.weight", {37, 19});
     add("h.0.ln.weight", {19});
@@ -58,12 +61,15 @@ struct World {
 
   /// Gradients that depend on the step and the parameter's name alone.
   void set_gradients(int step) {
+    std::vector<float> values;
     for (Parameter& p : parameters) {
       Parameter noise;
       noise.name = p.name + ".grad";
       noise.shape = p.shape;
       noise.init = Init::normal(0.1f);
-      init_values(noise, static_cast<uint64_t>(step), p.grad.span<float>());
+      values.resize(static_cast<size_t>(p.shape.numel()));
+      init_values(noise, static_cast<uint64_t>(step), values);
+      ctx.backend->copy(p.grad.raw(), values.data(), p.grad.bytes(), *ctx.stream);
     }
   }
   void step(Optimizer& optimizer, int step, StepControl control) {
