@@ -24,7 +24,15 @@ struct Job {
   float* row_squares_AR;  // sum of u^2 of each row
 
   __device__ bool skipped() const { return control->apply == 0.0f; }
-  __device__ float keep() const { return static_cast<float>(1.0 - pow(static_cast<double>(*applied_steps), settings.decay_power)); }
+  /// b row + (1-b) s, with b = 1 - t^decay_power, each rounded from double.
+  struct Decay {
+    float keep, add;
+    __device__ float operator()(float estimate, float s) const { return keep * estimate + add * s; }
+  };
+  __device__ Decay decay() const {
+    const double b = 1.0 - pow(static_cast<double>(*applied_steps), settings.decay_power);
+    return {static_cast<float>(b), static_cast<float>(1.0 - b)};
+  }
   __device__ float square(float g) const {
     g *= control->multiplier;
     return g * g + static_cast<float>(settings.eps);
@@ -35,12 +43,12 @@ struct Job {
 __global__ void __launch_bounds__(kThreads) rows_kernel(Job j) {
   __shared__ float shared[kThreads / kWarp];
   if (j.skipped()) return;
-  const float keep = j.keep();
+  const Job::Decay decay = j.decay();
   for (int64_t ar = blockIdx.x; ar < j.A * j.R; ar += gridDim.x) {
     float sum = 0.0f;
     for (int64_t c = threadIdx.x; c < j.C; c += kThreads) sum += j.square(j.grad[ar * j.C + c]);
     sum = block_sum(sum, shared);
-    if (threadIdx.x == 0) j.row[ar] = keep * j.row[ar] + (1.0f - keep) * (sum / static_cast<float>(j.C));
+    if (threadIdx.x == 0) j.row[ar] = decay(j.row[ar], sum / static_cast<float>(j.C));
   }
 }
 
@@ -58,11 +66,11 @@ __global__ void __launch_bounds__(kThreads) column_factors_kernel(Job j, int64_t
   if (j.skipped()) return;
   const int64_t c = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (c >= j.C) return;
-  const float keep = j.keep();
+  const Job::Decay decay = j.decay();
   float sum = 0.0f;
   for (int64_t block = 0; block < kRowBlocks; ++block) sum += j.block_sums_BC[block * j.C + c];
   float& col = j.col[a * j.C + c];
-  col = keep * col + (1.0f - keep) * (sum / static_cast<float>(j.R));
+  col = decay(col, sum / static_cast<float>(j.R));
   j.col_factors_AC[a * j.C + c] = 1.0f / sqrtf(col);
 }
 
@@ -83,8 +91,8 @@ __global__ void __launch_bounds__(kThreads) elements_kernel(Job j) {
   const int64_t c = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (c == 0) j.row_factors_AR[0] = 1.0f;
   if (c >= j.C) return;
-  const float keep = j.keep();
-  j.row[c] = keep * j.row[c] + (1.0f - keep) * j.square(j.grad[c]);
+  const Job::Decay decay = j.decay();
+  j.row[c] = decay(j.row[c], j.square(j.grad[c]));
   j.col_factors_AC[c] = 1.0f / sqrtf(j.row[c]);
 }
 

@@ -26,15 +26,16 @@ __device__ inline const StepControl& control_on_device(const float* control) {
   return *reinterpret_cast<const StepControl*>(control);
 }
 
-/// Whether element i decays. Runs are in order and touch; what lies behind the last one is padding.
-__device__ inline bool decays_at(const FlatPointers& p, int64_t i) {
+/// The run of element i, which lies before the last run's end. Padding before a run counts as the run's: it holds zeros,
+/// which every rule leaves zero.
+__device__ inline int run_of(const FlatPointers& p, int64_t i) {
   int low = 0, high = p.num_runs - 1;
   while (low < high) {
     const int middle = (low + high) / 2;
     if (i < p.runs[middle].end) high = middle;
     else low = middle + 1;
   }
-  return p.runs[low].decays != 0;
+  return low;
 }
 
 /// Rule: `static constexpr int kSlots`; `Constants constants(const StepControl&, int64_t steps) const`, computed once a
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(kUpdateThreads) flat_update_kernel(FlatPointer
   __syncthreads();
   const float decay = control.lr * p.weight_decay;
   const int64_t end = p.runs[p.num_runs - 1].end;
-  const auto update = [&](int64_t i, bool decays, float w, float g, float* slots) {
+  const auto update = [&](bool decays, float w, float g, float* slots) {
     return w - ((decays ? decay : 0.0f) * w + rule.step(constants, g * control.multiplier, slots));
   };
   const int64_t packs = end / 4, stride = int64_t{gridDim.x} * blockDim.x;
@@ -60,14 +61,19 @@ __global__ void __launch_bounds__(kUpdateThreads) flat_update_kernel(FlatPointer
     Pack<float> s[kMaxSlots];
 #pragma unroll
     for (int slot = 0; slot < Rule::kSlots; ++slot) s[slot] = load_pack_once(p.slots[slot] + i);
-    const bool first = decays_at(p, i), last = decays_at(p, i + 3);
+    int run = run_of(p, i);
+    bool decays = p.runs[run].decays != 0;
+    int64_t run_end = p.runs[run].end;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       float slots[kMaxSlots];
 #pragma unroll
       for (int slot = 0; slot < Rule::kSlots; ++slot) slots[slot] = s[slot].v[k];
-      const bool decays = first == last ? first : decays_at(p, i + k);
-      w.v[k] = update(i + k, decays, w.v[k], g.v[k], slots);
+      while (i + k >= run_end) {  // rare: runs begin with parameters, on 64 bytes, or where a shard was cut
+        decays = p.runs[++run].decays != 0;
+        run_end = p.runs[run].end;
+      }
+      w.v[k] = update(decays, w.v[k], g.v[k], slots);
 #pragma unroll
       for (int slot = 0; slot < Rule::kSlots; ++slot) s[slot].v[k] = slots[slot];
     }
@@ -87,7 +93,7 @@ __global__ void __launch_bounds__(kUpdateThreads) flat_update_kernel(FlatPointer
     float slots[kMaxSlots];
 #pragma unroll
     for (int slot = 0; slot < Rule::kSlots; ++slot) slots[slot] = p.slots[slot][i];
-    const float w = update(i, decays_at(p, i), p.weights[i], p.grad[i], slots);
+    const float w = update(p.runs[run_of(p, i)].decays != 0, p.weights[i], p.grad[i], slots);
     p.weights[i] = w;
 #pragma unroll
     for (int slot = 0; slot < Rule::kSlots; ++slot) p.slots[slot][i] = slots[slot];
@@ -119,7 +125,7 @@ void flat_update(Context& ctx, const char* name, FlatUpdate& update, const Tenso
   }
   TRIREME_ASSERT(aligned && (!update.rounded.defined() || reinterpret_cast<uintptr_t>(update.rounded.raw()) % 8 == 0),
                  "a shard must begin on 16 bytes");
-  const int blocks = grid_size(p.n, 4 * kUpdateThreads, 132 * 8);
+  const int blocks = grid_size(p.n, 4 * kUpdateThreads, 132 * 6);  // as many as 40 registers a thread leave room for
   const auto stream = raw_stream(ctx);
   if (!update.rounded.defined())
     flat_update_kernel<<<blocks, kUpdateThreads, 0, stream>>>(p, static_cast<void*>(nullptr), rule);

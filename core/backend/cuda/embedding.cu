@@ -15,7 +15,9 @@ namespace trireme::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kChunk = 64;  // places in the order of the tokens, summed by one block
+constexpr int kChunk = 32;  // places in the order of the tokens, summed by one block
+constexpr int kAhead = 4;   // rows that a thread reads before it adds the first
+constexpr int kJoinWarps = 8, kJoinColumns = 4 * kWarp;
 
 /// The data set's tokens were checked when it was opened: one outside the table is a bug, and nothing is computed from it.
 __device__ inline void check_token(int32_t token, int64_t vocab) {
@@ -36,10 +38,24 @@ __device__ inline void load_row(const T* from, float* to) {
   }
 }
 
+/// `Width` f32 in a row, 16 bytes at a time.
 template <int Width>
-__device__ inline void add_to(float* to, const float* values) {
+__device__ inline void load_floats(const float* from, float* to) {
+  if constexpr (Width == 1) {
+    to[0] = *from;
+  } else {
 #pragma unroll
-  for (int i = 0; i < Width; ++i) to[i] += values[i];
+    for (int i = 0; i < Width; i += 4) load_row<float, 4>(from + i, to + i);
+  }
+}
+template <int Width>
+__device__ inline void store_floats(float* to, const float* values) {
+  if constexpr (Width == 1) {
+    *to = values[0];
+  } else {
+#pragma unroll
+    for (int i = 0; i < Width; i += 4) store_pack(to + i, Pack<float>{values[i], values[i + 1], values[i + 2], values[i + 3]});
+  }
 }
 
 template <class T, int Width>
@@ -74,53 +90,91 @@ __global__ void count_up_kernel(int n, int32_t* places) {
 /// into the chunk from before, or out of it.
 template <class T>
 struct SortedRows {
-  int64_t n, width;
+  int64_t n, width, vocab;
   const int32_t *tokens, *places;
   const T* dy;
   float *head, *tail, *dw;
 };
 
+/// A run inside of the chunk is added to dw here, and by nobody else. kAhead rows are under way at a time, and with them the
+/// rows of dw that their runs begin with.
 template <class T, int Width>
 __global__ void __launch_bounds__(kThreads) sum_chunks_kernel(SortedRows<T> a) {
-  const int64_t begin = int64_t{blockIdx.x} * kChunk, end = min(begin + kChunk, a.n);
-  const bool from_before = begin > 0 && a.tokens[begin - 1] == a.tokens[begin];
-  for (int64_t c = int64_t{threadIdx.x} * Width; c < a.width; c += int64_t{kThreads} * Width) {
-    float sum[Width] = {};
-    int64_t run_begin = begin;
-    for (int64_t i = begin; i < end; ++i) {
-      float row[Width];
-      load_row<T, Width>(a.dy + a.places[i] * a.width + c, row);
-      add_to<Width>(sum, row);
-      const int32_t token = a.tokens[i];
-      const bool goes_on = i + 1 < a.n && a.tokens[i + 1] == token;
-      if (goes_on && i + 1 < end) continue;
-      float* to = a.dw + token * a.width;
-      const bool is_part = (run_begin == begin && from_before) || goes_on;
-      if (is_part) to = (run_begin == begin && from_before ? a.head : a.tail) + int64_t{blockIdx.x} * a.width;
+  __shared__ int32_t tokens[kChunk], places[kChunk];
+  const int64_t begin = int64_t{blockIdx.x} * kChunk;
+  const int count = static_cast<int>(min(int64_t{kChunk}, a.n - begin));
+  for (int i = threadIdx.x; i < count; i += blockDim.x) {
+    tokens[i] = a.tokens[begin + i];
+    places[i] = a.places[begin + i];
+    check_token(tokens[i], a.vocab);
+  }
+  const int32_t before = begin > 0 ? a.tokens[begin - 1] : -1;
+  const int32_t after = begin + count < a.n ? a.tokens[begin + count] : -1;
+  __syncthreads();
+  const int64_t c = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * Width;
+  if (c >= a.width) return;
+  const auto is_whole = [&](int i) { return tokens[i] != before && tokens[i] != after; };
+  float sum[Width] = {};
+  for (int first = 0; first < count; first += kAhead) {
+    float rows[kAhead][Width], starts[kAhead][Width] = {};
 #pragma unroll
-      for (int k = 0; k < Width; ++k) {
-        to[c + k] = (is_part ? 0.0f : to[c + k]) + sum[k];
-        sum[k] = 0.0f;
-      }
-      run_begin = i + 1;
+    for (int k = 0; k < kAhead; ++k) {
+      const int i = first + k;
+      if (i >= count) continue;
+      load_row<T, Width>(a.dy + places[i] * a.width + c, rows[k]);
+      if ((i == 0 || tokens[i] != tokens[i - 1]) && is_whole(i)) load_floats<Width>(a.dw + tokens[i] * a.width + c, starts[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int i = first + k;
+      if (i >= count) continue;
+      const bool begins = i == 0 || tokens[i] != tokens[i - 1];
+#pragma unroll
+      for (int j = 0; j < Width; ++j) sum[j] = (begins ? starts[k][j] : sum[j]) + rows[k][j];
+      if (i + 1 < count && tokens[i + 1] == tokens[i]) continue;
+      float* part = (tokens[i] == before ? a.head : a.tail) + int64_t{blockIdx.x} * a.width;
+      store_floats<Width>((is_whole(i) ? a.dw + tokens[i] * a.width : part) + c, sum);
     }
   }
 }
 
-/// The run that begins in this block's chunk and reaches out of it: its parts in order.
+/// The run that begins in this block's chunk and reaches out of it: kJoinColumns columns of its parts, each warp every
+/// kJoinWarps-th part, and then the warps' sums in order.
 template <class T>
-__global__ void __launch_bounds__(kThreads) join_chunks_kernel(SortedRows<T> a) {
-  const int64_t begin = int64_t{blockIdx.x} * kChunk, end = min(begin + kChunk, a.n);
+__global__ void __launch_bounds__(kJoinWarps* kWarp) join_chunks_kernel(SortedRows<T> a) {
+  __shared__ float shared[kJoinWarps][kJoinColumns];
+  const int64_t chunk = blockIdx.x, begin = chunk * kChunk, end = begin + kChunk;
+  if (end >= a.n) return;
   const int32_t token = a.tokens[end - 1];
-  if (end == a.n || a.tokens[end] != token) return;
+  if (a.tokens[end] != token) return;
   if (begin > 0 && a.tokens[begin - 1] == token) return;  // it began earlier
-  int64_t last = end;  // the run's end
-  for (int64_t chunk_begin = end; chunk_begin < a.n && a.tokens[chunk_begin] == token; chunk_begin += kChunk) last = chunk_begin + 1;
-  for (int64_t c = threadIdx.x; c < a.width; c += kThreads) {
-    float sum = a.tail[int64_t{blockIdx.x} * a.width + c];
-    for (int64_t chunk = blockIdx.x + 1; chunk * kChunk < last; ++chunk) sum += a.head[chunk * a.width + c];
-    a.dw[token * a.width + c] += sum;
+  int64_t run_end = end + 1;  // tokens are in order, so that those of the run are found by halving
+  for (int64_t high = a.n; run_end < high;) {
+    const int64_t middle = (run_end + high) / 2;
+    if (a.tokens[middle] == token) run_end = middle + 1;
+    else high = middle;
   }
+  const int64_t last = (run_end - 1) / kChunk - chunk;  // parts: the chunk's tail, and the heads of as many behind it
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t first_column = int64_t{blockIdx.y} * kJoinColumns;
+  float sum[kJoinColumns / kWarp] = {};
+#pragma unroll 4
+  for (int64_t part = warp; part <= last; part += kJoinWarps) {
+    const float* from = (part == 0 ? a.tail : a.head) + (chunk + part) * a.width;
+#pragma unroll
+    for (int k = 0; k < kJoinColumns / kWarp; ++k) {
+      const int64_t c = first_column + k * kWarp + lane;
+      if (c < a.width) sum[k] += from[c];
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kJoinColumns / kWarp; ++k) shared[warp][k * kWarp + lane] = sum[k];
+  __syncthreads();
+  const int64_t c = first_column + threadIdx.x;
+  if (threadIdx.x >= kJoinColumns || c >= a.width) return;
+  float total = shared[0][threadIdx.x];
+  for (int w = 1; w < kJoinWarps; ++w) total += shared[w][threadIdx.x];
+  a.dw[token * a.width + c] += total;
 }
 
 template <class T, int Width>
@@ -128,14 +182,16 @@ __global__ void __launch_bounds__(kThreads)
     positions_kernel(int64_t samples, int64_t length, int64_t width, const T* dy, float* dpositions) {
   const int64_t position = blockIdx.x;
   for (int64_t c = int64_t{threadIdx.x} * Width; c < width; c += int64_t{kThreads} * Width) {
-    float sum[Width] = {};
+    float sum[Width];
+    load_floats<Width>(dpositions + position * width + c, sum);
+#pragma unroll 4
     for (int64_t b = 0; b < samples; ++b) {
       float row[Width];
       load_row<T, Width>(dy + (b * length + position) * width + c, row);
-      add_to<Width>(sum, row);
-    }
 #pragma unroll
-    for (int i = 0; i < Width; ++i) dpositions[position * width + c + i] += sum[i];
+      for (int i = 0; i < Width; ++i) sum[i] += row[i];
+    }
+    store_floats<Width>(dpositions + position * width + c, sum);
   }
 }
 
@@ -197,12 +253,15 @@ void embedding_backward_tokens(Context& ctx, const Tensor& tokens, const Tensor&
   const int chunks = static_cast<int>(ceil_div(n, kChunk));
   const Tensor head = ctx.empty({chunks, width}, DType::f32, MemoryClass::workspace);
   const Tensor tail = ctx.empty({chunks, width}, DType::f32, MemoryClass::workspace);
-  dispatch_rows("embedding backward", dy.dtype(), width, is_aligned(dy.raw()), [&](auto type, auto access) {
+  dispatch_rows("embedding backward", dy.dtype(), width, is_aligned(dy.raw()) && is_aligned(dw.raw()), [&](auto type, auto access) {
     using T = decltype(type);
-    const SortedRows<T> a{n, width, elements<int32_t>(sorted.tokens), elements<int32_t>(sorted.places), elements<T>(dy),
+    const SortedRows<T> a{n, width, dw.dim(0), elements<int32_t>(sorted.tokens), elements<int32_t>(sorted.places), elements<T>(dy),
                           elements<float>(head), elements<float>(tail), elements<float>(dw)};
-    sum_chunks_kernel<T, access><<<chunks, kThreads, 0, raw_stream(ctx)>>>(a);
-    join_chunks_kernel<T><<<chunks, kThreads, 0, raw_stream(ctx)>>>(a);
+    const int64_t accesses = ceil_div(width, access);
+    const int threads = static_cast<int>(std::min<int64_t>(kThreads, ceil_div(accesses, kWarp) * kWarp));
+    const auto stream = raw_stream(ctx);
+    sum_chunks_kernel<T, access><<<dim3(chunks, static_cast<unsigned>(ceil_div(accesses, threads))), threads, 0, stream>>>(a);
+    join_chunks_kernel<T><<<dim3(chunks, static_cast<unsigned>(ceil_div(width, kJoinColumns))), kJoinWarps * kWarp, 0, stream>>>(a);
   });
 }
 
@@ -210,10 +269,11 @@ void embedding_backward_positions(Context& ctx, const Tensor& dy, int64_t tokens
                                   Tensor& dpositions) {
   const int64_t width = dy.dim(1), samples = tokens_per_sample ? dy.dim(0) / tokens_per_sample : 0;
   if (samples * width == 0) return;
-  dispatch_rows("embedding backward", dy.dtype(), width, is_aligned(dy.raw()), [&](auto type, auto access) {
+  float* first = elements<float>(dpositions) + first_position * width;
+  dispatch_rows("embedding backward", dy.dtype(), width, is_aligned(dy.raw()) && is_aligned(first), [&](auto type, auto access) {
     using T = decltype(type);
     positions_kernel<T, access><<<static_cast<int>(tokens_per_sample), kThreads, 0, raw_stream(ctx)>>>(
-        samples, tokens_per_sample, width, elements<T>(dy), elements<float>(dpositions) + first_position * width);
+        samples, tokens_per_sample, width, elements<T>(dy), first);
   });
 }
 
