@@ -248,9 +248,9 @@ bool with_packs(int64_t width, const F& f) {
 
 /// Blocks of backward_kernel that are on the GPU at once, by the registers that a lane's part of a row takes: all take turns
 /// at the same number of rows, so that more would only wait. Each leaves one partial sum of dw and db.
-int resident_blocks(int64_t width) {
+int resident_blocks(int64_t width, DType dtype) {
   const int64_t lane_elements = ceil_div(width, kWarp);
-  return 132 * (lane_elements <= 24 ? 4 : lane_elements <= 32 ? 3 : 2);
+  return 132 * (lane_elements > 32 ? 2 : lane_elements > 24 || dtype == DType::f32 ? 3 : 4);
 }
 
 bool all_aligned(std::initializer_list<const void*> pointers) {
@@ -278,7 +278,7 @@ void layer_norm_backward(Context& ctx, const Tensor& x, const Tensor& w, const T
                          const Tensor& dresidual, const Tensor& dy, Tensor& dx, Tensor& dwb) {
   const int width = static_cast<int>(x.dim(1));
   if (x.numel() == 0) return ctx.backend->fill_zero(dwb.raw(), dwb.bytes(), *ctx.stream);
-  const int blocks = grid_size(x.dim(0), kWarps, resident_blocks(width));
+  const int blocks = grid_size(x.dim(0), kWarps, resident_blocks(width, x.dtype()));
   const Tensor parts = ctx.empty({blocks, 2, width}, DType::f32, MemoryClass::workspace);
   const auto stream = raw_stream(ctx);
   dispatch_float("layer_norm backward", x.dtype(), [&](auto type) {
