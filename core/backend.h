@@ -101,6 +101,7 @@ std::unique_ptr<Backend> make_cpu_backend(int num_threads = 0);
 struct CudaOptions {
   int index = 0;      // of the device, among those that CUDA shows
   bool tf32 = false;  // products of f32 in TF32: 10 bits of mantissa
+  bool deterministic = true;  // the same bits each time; attention is faster without
   bool tune = true;   // matrix products are timed once a shape, and the fastest algorithm kept: backend/cuda/matmul.h
 };
 /// A GPU; ConfigError where this build or machine has none of that index.

@@ -37,6 +37,7 @@ struct RunConfig {
   std::string out = "runs/trireme";
   int64_t threads = 0;  // 0 ("auto"): OMP_NUM_THREADS, or all cores
   int64_t timeout_s = 300;
+  bool deterministic = true;         // the same bits each time
   std::string cuda_graph = "auto";  // auto | off
   bool trace = false;
   ProfileConfig profile;

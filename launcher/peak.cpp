@@ -8,7 +8,9 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "core/ops/elementwise.h"
 #include "core/ops/linear.h"
+#include "core/rng.h"
 #include "launcher/bench.h"
 #include "launcher/machine.h"
 
@@ -18,10 +20,17 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr double kFirstSeconds = 0.1, kLaterSeconds = 0.02;
-// Of both matrices, and rows for each thread: large enough to reach the peak, and so small that one product
-// is done within a time slice of a machine that others use too.
-constexpr int64_t kWidth = 512;
-constexpr int64_t kRowsPerThread = 512;
+
+/// Of a product: large enough to reach the peak, and on the host so small that one is done within a time slice of a machine
+/// that others use too.
+struct Sizes {
+  int64_t rows, width;
+};
+Sizes probe_sizes(const Backend& backend) {
+  if (backend.is_asynchronous()) return {8192, 8192};
+  constexpr int64_t kRowsPerThread = 512;
+  return {kRowsPerThread * backend.num_threads(), 512};
+}
 
 std::string cache_key(const Context& ctx, DType dtype) {
   return fmt::format("{}, {} on {} threads, {}", cpu_model(), to_string(ctx.backend->device()),
@@ -57,13 +66,20 @@ std::filesystem::path default_peak_cache() {
 }
 
 double measure_peak_flops(Context& ctx, DType dtype, double budget_s) {
-  const int64_t rows = kRowsPerThread * ctx.backend->num_threads();
-  const Tensor x = ctx.zeros({rows, kWidth}, dtype, MemoryClass::workspace);
-  const Tensor w = ctx.zeros({kWidth, kWidth}, dtype, MemoryClass::workspace);
-  Tensor y = ctx.empty({rows, kWidth}, dtype, MemoryClass::workspace);
+  const auto [rows, width] = probe_sizes(*ctx.backend);
+  // Numbers like a model's: zeros would be faster than what is measured.
+  std::vector<float> values(static_cast<size_t>(std::max(rows, width) * width));
+  const RandomStream stream = make_stream(1, hash_name("peak"));
+  constexpr size_t kPeriod = 65521;  // enough for products to take as long as with numbers that never repeat
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = i < kPeriod ? to_uniform(stream.block(i)[0]) - 0.5f : values[i - kPeriod];
+  const std::span<const float> all(values);
+  const Tensor x = cast(ctx, ctx.from_host<float>(all.first(static_cast<size_t>(rows * width)), {rows, width}), dtype);
+  const Tensor w = cast(ctx, ctx.from_host<float>(all.first(static_cast<size_t>(width * width)), {width, width}), dtype);
+  Tensor y = ctx.empty({rows, width}, dtype, MemoryClass::workspace);
   const double seconds =
       fastest_seconds(ctx, budget_s, [&] { ctx.kernel<LinearForward>()(ctx, x, w, Tensor(), y); });
-  return 2.0 * static_cast<double>(rows * kWidth * kWidth) / seconds;
+  return 2.0 * static_cast<double>(rows * width * width) / seconds;
 }
 
 double peak_flops(Context& ctx, DType dtype, const std::filesystem::path& cache_file) {

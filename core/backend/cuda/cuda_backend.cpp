@@ -223,7 +223,7 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
   cuda::add_gelu_kernels(*backend);
   cuda::add_mlp_kernels(*backend);
   cuda::add_layer_norm_kernels(*backend);
-  cuda::add_attention_kernels(*backend);
+  cuda::add_attention_kernels(*backend, options.deterministic);
   cuda::add_embedding_kernels(*backend);
   cuda::add_classifier_kernels(*backend);
   return backend;

@@ -62,8 +62,10 @@ class Cupti {
   void* library_ = nullptr;
 };
 
-constexpr std::array kKinds{CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, CUPTI_ACTIVITY_KIND_MEMCPY, CUPTI_ACTIVITY_KIND_MEMSET,
-                            CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION};
+/// External correlations belong to calls of the runtime and the driver, so those are recorded too.
+constexpr std::array kKinds{CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, CUPTI_ACTIVITY_KIND_MEMCPY,
+                            CUPTI_ACTIVITY_KIND_MEMSET,            CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION,
+                            CUPTI_ACTIVITY_KIND_RUNTIME,           CUPTI_ACTIVITY_KIND_DRIVER};
 
 /// What CUPTI's thread has delivered. CUPTI knows functions without an argument for their owner, and one client a
 /// process, so this is the one thing that ranks which are threads share.
