@@ -2,12 +2,17 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "comm/device_group.h"
 #include "comm/local/local_world.h"
+#include "comm/staged_group.h"
 #include "comm/world.h"
 #include "launcher/bench.h"
+#include "launcher/choose_device.h"
 #include "launcher/commands.h"
 #include "launcher/machine.h"
 #include "optim/kernels.h"
@@ -23,6 +28,7 @@ struct Options {
   bool json = false;
   bool quick = false;
   std::string dtype = "f32";
+  std::string device = "auto";
 };
 
 Json to_json(const std::vector<BenchResult>& results) {
@@ -31,47 +37,69 @@ Json to_json(const std::vector<BenchResult>& results) {
     Json entry{{"name", r.name}, {"size", r.size}, {"time_us", r.seconds * 1e6}};
     if (r.flop > 0) entry["gflop_per_s"] = r.gflop_per_s();
     if (r.bytes > 0) entry["gb_per_s"] = r.gb_per_s();
+    if (r.bus_factor > 0) entry["bus_gb_per_s"] = r.bus_gb_per_s();
     list.push_back(std::move(entry));
   }
   return list;
 }
 
-/// Collectives between two threads of this process; rank 0's times.
-std::vector<BenchResult> bench_local_collectives(const Context& ctx, bool quick) {
+std::unique_ptr<Backend> make_backend(Device device) {
+  auto backend = device.kind == DeviceKind::cuda ? make_cuda_backend({.index = device.index}) : make_cpu_backend();
+  register_optimizer_kernels(*backend);
+  return backend;
+}
+
+struct Collectives {
   std::vector<BenchResult> results;
-  LocalWorld(kLocalRanks).run([&](Group& world) {
-    Context own = ctx;
-    std::vector<BenchResult> measured = bench_collectives(own, world, quick);
-    if (world.rank() == 0) results = std::move(measured);
+  std::string between;
+};
+
+Collectives bench_ranks(Context& ctx, Group& world, std::string between, bool quick) {
+  const auto group = make_device_group(world, *ctx.backend, "bench");
+  if (ctx.backend->device().kind == DeviceKind::cuda)
+    between += dynamic_cast<const comm::StagedGroup*>(group.get()) ? " with GPUs, through host memory" : " with GPUs, by NCCL";
+  return {bench_collectives(ctx, *group, quick), std::move(between)};
+}
+
+/// Collectives between threads of this process, each with a GPU where there are several; rank 0's times.
+Collectives bench_threads(Context& ctx, bool quick) {
+  const bool on_gpus = ctx.backend->device().kind == DeviceKind::cuda;
+  const int ranks = on_gpus ? std::max(kLocalRanks, num_cuda_devices()) : kLocalRanks;
+  Collectives collectives;
+  LocalWorld(ranks).run([&](Group& world) {
+    std::optional<Engine> own;
+    if (on_gpus) own.emplace(make_backend(choose_device("cuda", world)));
+    Context rank_ctx = own ? own->context() : ctx;
+    Collectives measured = bench_ranks(rank_ctx, world, "threads of this process", quick);
+    if (world.rank() == 0) collectives = std::move(measured);
   });
-  return results;
+  return collectives;
 }
 
 /// All ranks of mpirun measure, as they would all compute in training; rank 0 reports.
 void run_rank(const Options& options, Group& world) {
-  Engine engine(make_cpu_backend());
-  register_optimizer_kernels(engine.backend());
+  Engine engine(make_backend(choose_device(options.device, world)));
   Context ctx = engine.context();
   const int threads = engine.backend().num_threads();
+  const std::string device = to_string(engine.backend().device());
   const auto kernels = bench_kernels(ctx, parse_dtype(options.dtype), options.quick);
-  const bool local = world.size() == 1;
-  const auto collectives =
-      local ? bench_local_collectives(ctx, options.quick) : bench_collectives(ctx, world, options.quick);
+  const Collectives collectives =
+      world.size() == 1 ? bench_threads(ctx, options.quick) : bench_ranks(ctx, world, "processes", options.quick);
   if (world.rank() != 0) return;
-  const char* ranks = local ? "threads of this process" : "processes";
   if (options.json) {
     const Json machine{{"cpu", cpu_model()},
                        {"cores", detect_machine().cores},
                        {"threads", threads},
+                       {"device", device},
                        {"dtype", options.dtype}};
     const Json all{{"machine", machine},
                    {"kernels", to_json(kernels)},
-                   {"collectives_between", ranks},
-                   {"collectives", to_json(collectives)}};
+                   {"collectives_between", collectives.between},
+                   {"collectives", to_json(collectives.results)}};
     fmt::print("{}\n", all.dump(2));
   } else {
-    fmt::print("{}, {} threads, {}\n\n{}\nBetween {} (GB/s: bytes of the whole tensor over the time)\n\n{}",
-               cpu_model(), threads, options.dtype, to_table(kernels), ranks, to_table(collectives));
+    fmt::print("{}, {} threads, {}, {}\n\n{}\nBetween {} (GB/s: bytes of the whole tensor over the time)\n\n{}", cpu_model(),
+               threads, device, options.dtype, to_table(kernels), collectives.between, to_table(collectives.results));
   }
 }
 
@@ -84,6 +112,8 @@ void add_bench_command(CLI::App& app) {
   command->add_flag("--quick", options->quick, "Small sizes, briefly: a second in all");
   command->add_option("--dtype", options->dtype, "Type of activations and weights")
       ->check(CLI::IsMember({"f32", "bf16"}));
+  command->add_option("--device", options->device, "Where to compute; auto: a GPU for each rank where there are so many")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   command->footer(
       "Under mpirun every rank measures, and the collectives are those of its processes.\n"
       "Example:\n  trireme bench\n  mpirun -n 2 trireme bench --json > bench.json");
