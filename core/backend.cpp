@@ -4,8 +4,11 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "core/profiler.h"
 
 namespace trireme {
+
+std::unique_ptr<DeviceProfiler> Backend::make_profiler() { return nullptr; }
 
 std::unique_ptr<Recording> Backend::record(Stream&, const std::function<void()>&) { return nullptr; }
 

@@ -43,6 +43,8 @@ class Recording {
   virtual void replay(Stream& stream) = 0;
 };
 
+class DeviceProfiler;
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -63,6 +65,8 @@ class Backend {
   virtual bool is_asynchronous() const { return false; }
   /// Records what `body` queues on `stream`, without running it. Null, and `body` not called, where the device can't.
   virtual std::unique_ptr<Recording> record(Stream& stream, const std::function<void()>& body);
+  /// Tells what the device did and when; null where the host does the work itself.
+  virtual std::unique_ptr<DeviceProfiler> make_profiler();
   /// How many threads the host side of this backend computes with.
   virtual int num_threads() const { return 1; }
 
@@ -97,6 +101,7 @@ std::unique_ptr<Backend> make_cpu_backend(int num_threads = 0);
 struct CudaOptions {
   int index = 0;      // of the device, among those that CUDA shows
   bool tf32 = false;  // products of f32 in TF32: 10 bits of mantissa
+  bool tune = true;   // matrix products are timed once a shape, and the fastest algorithm kept: backend/cuda/matmul.h
 };
 /// A GPU; ConfigError where this build or machine has none of that index.
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options = {});

@@ -6,11 +6,13 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/profiler.h"
 
 namespace trireme {
 namespace {
 
-constexpr std::string_view kLaneNames[] = {"step", "compute", "communication", "data"};
+constexpr std::string_view kLaneNames[] = {"step",          "compute", "communication",
+                                           "data", "device",  "device communication"};
 
 }  // namespace
 
@@ -24,6 +26,17 @@ void Tracer::add(Lane lane, std::string_view name, int64_t begin_us, int64_t end
   if (!recording_) return;
   std::lock_guard lock(mutex_);
   spans_.push_back({lane, std::string(name), begin_us, end_us, bytes});
+}
+
+void Tracer::add(std::span<const DeviceActivity> activities) {
+  std::lock_guard lock(mutex_);
+  for (const DeviceActivity& a : activities)
+    spans_.push_back({a.is_communication ? Lane::device_communication : Lane::device, a.name, a.begin_ns / 1000, a.end_ns / 1000, -1});
+}
+
+std::vector<Tracer::Span> Tracer::spans() const {
+  std::lock_guard lock(mutex_);
+  return spans_;
 }
 
 // The Trace Event Format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU

@@ -6,45 +6,66 @@
 #include <cstdint>
 #include <filesystem>
 #include <mutex>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace trireme {
 
+struct DeviceActivity;
+
+/// Told of each span as it begins and ends, on the thread that computes.
+class SpanListener {
+ public:
+  virtual ~SpanListener() = default;
+  virtual void begin_span(std::string_view name) = 0;
+  virtual void end_span() = 0;
+};
+
 /// Thread-safe. Times are microseconds of the steady clock since `epoch` (the same for all ranks of a machine).
 class Tracer {
  public:
-  enum class Lane : uint8_t { step, compute, communication, data };
+  /// The last two are what a device that works on its own did; the others, what the host did or queued.
+  enum class Lane : uint8_t { step, compute, communication, data, device, device_communication };
+  struct Span {
+    Lane lane;
+    std::string name;
+    int64_t begin_us, end_us, bytes;
+  };
 
   Tracer(int rank, std::string title);
   /// Spans that end while it is off are dropped; it starts off.
   void set_recording(bool on) { recording_ = on; }
   bool recording() const { return recording_; }
   void add(Lane lane, std::string_view name, int64_t begin_us, int64_t end_us, int64_t bytes = -1);
+  void add(std::span<const DeviceActivity> activities);
   static int64_t now_us();
+  void set_listener(SpanListener* listener) { listener_ = listener; }
+  SpanListener* listener() const { return listener_; }
+  std::vector<Span> spans() const;  // those recorded so far
   void write(const std::filesystem::path& file) const;  // IoError when it can't
 
  private:
-  struct Span {
-    Lane lane;
-    std::string name;
-    int64_t begin_us, end_us, bytes;
-  };
   int rank_;
   std::string title_;
   std::atomic<bool> recording_ = false;
   mutable std::mutex mutex_;
   std::vector<Span> spans_;
+  SpanListener* listener_ = nullptr;
 };
 
 /// Adds a span from here to the end of the scope; does nothing when `tracer` is null.
 class TraceScope {
  public:
   TraceScope(Tracer* tracer, Tracer::Lane lane, std::string_view name)
-      : tracer_(tracer), lane_(lane), name_(name), begin_us_(tracer ? Tracer::now_us() : 0) {}
+      : tracer_(tracer), lane_(lane), name_(name), begin_us_(tracer ? Tracer::now_us() : 0) {
+    if (tracer_ && tracer_->listener()) tracer_->listener()->begin_span(name);
+  }
   ~TraceScope() {
-    if (tracer_) tracer_->add(lane_, name_, begin_us_, Tracer::now_us());
+    if (!tracer_) return;
+    if (tracer_->listener()) tracer_->listener()->end_span();
+    tracer_->add(lane_, name_, begin_us_, Tracer::now_us());
   }
   TraceScope(const TraceScope&) = delete;
   TraceScope& operator=(const TraceScope&) = delete;

@@ -24,10 +24,12 @@ struct BenchResult {
   double bus_gb_per_s() const { return gb_per_s() * bus_factor; }
 };
 
-/// The fastest run of `body`, after one to warm up, of as many as fit into `budget_s` (at least three).
+/// The fastest run of `body`, after one to warm up, of as many as fit into `budget_s` (at least three). On a device that
+/// works on its own many are queued at a time, and the time is the mean of the fastest queue.
 double fastest_seconds(Context& ctx, double budget_s, const std::function<void()>& body);
 
-/// Every kernel of a GPT, in the shapes of a small and a larger one (`quick`: in small ones, and briefly).
+/// Every kernel of a GPT, in the shapes of a small and a larger one that suit the device (`quick`: in small ones, and
+/// briefly).
 std::vector<BenchResult> bench_kernels(Context& ctx, DType dtype, bool quick);
 
 /// Every collective in several sizes, of tensors of the context's device, which `group` must take. All ranks of the group
@@ -36,7 +38,7 @@ std::vector<BenchResult> bench_kernels(Context& ctx, DType dtype, bool quick);
 /// https://github.com/NVIDIA/nccl-tests/blob/master/doc/PERFORMANCE.md
 std::vector<BenchResult> bench_collectives(Context& ctx, Group& group, bool quick);
 
-/// Aligned columns with a heading; one for the bus rate where a result has it.
+/// Aligned columns with a heading; products in TFLOP/s when one reaches ten, and a column of bus rates where there are any.
 std::string to_table(std::span<const BenchResult> results);
 
 }  // namespace trireme

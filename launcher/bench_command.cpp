@@ -28,7 +28,7 @@ struct Options {
   bool json = false;
   bool quick = false;
   std::string dtype = "f32";
-  std::string device = "auto";
+  std::string device = "cpu";  // auto | cpu | cuda
 };
 
 Json to_json(const std::vector<BenchResult>& results) {
@@ -43,8 +43,11 @@ Json to_json(const std::vector<BenchResult>& results) {
   return list;
 }
 
-std::unique_ptr<Backend> make_backend(Device device) {
-  auto backend = device.kind == DeviceKind::cuda ? make_cuda_backend({.index = device.index}) : make_cpu_backend();
+std::unique_ptr<Backend> make_backend(const Options& options, Device device) {
+  const bool on_gpu = device.kind == DeviceKind::cuda;
+  if (!on_gpu && (options.dtype == "tf32" || options.dtype == "f16"))
+    throw ConfigError(fmt::format("--dtype {}: the host has no kernels for it; use f32 or bf16, or --device cuda", options.dtype));
+  auto backend = on_gpu ? make_cuda_backend({.index = device.index, .tf32 = options.dtype == "tf32"}) : make_cpu_backend();
   register_optimizer_kernels(*backend);
   return backend;
 }
@@ -62,15 +65,15 @@ Collectives bench_ranks(Context& ctx, Group& world, std::string between, bool qu
 }
 
 /// Collectives between threads of this process, each with a GPU where there are several; rank 0's times.
-Collectives bench_threads(Context& ctx, bool quick) {
+Collectives bench_threads(Context& ctx, const Options& options) {
   const bool on_gpus = ctx.backend->device().kind == DeviceKind::cuda;
   const int ranks = on_gpus ? std::max(kLocalRanks, num_cuda_devices()) : kLocalRanks;
   Collectives collectives;
   LocalWorld(ranks).run([&](Group& world) {
     std::optional<Engine> own;
-    if (on_gpus) own.emplace(make_backend(choose_device("cuda", world)));
+    if (on_gpus) own.emplace(make_backend(options, choose_device("cuda", world)));
     Context rank_ctx = own ? own->context() : ctx;
-    Collectives measured = bench_ranks(rank_ctx, world, "threads of this process", quick);
+    Collectives measured = bench_ranks(rank_ctx, world, "threads of this process", options.quick);
     if (world.rank() == 0) collectives = std::move(measured);
   });
   return collectives;
@@ -78,13 +81,14 @@ Collectives bench_threads(Context& ctx, bool quick) {
 
 /// All ranks of mpirun measure, as they would all compute in training; rank 0 reports.
 void run_rank(const Options& options, Group& world) {
-  Engine engine(make_backend(choose_device(options.device, world)));
+  Engine engine(make_backend(options, choose_device(options.device, world)));
   Context ctx = engine.context();
   const int threads = engine.backend().num_threads();
   const std::string device = to_string(engine.backend().device());
-  const auto kernels = bench_kernels(ctx, parse_dtype(options.dtype), options.quick);
+  const DType dtype = options.dtype == "tf32" ? DType::f32 : parse_dtype(options.dtype);
+  const auto kernels = bench_kernels(ctx, dtype, options.quick);
   const Collectives collectives =
-      world.size() == 1 ? bench_threads(ctx, options.quick) : bench_ranks(ctx, world, "processes", options.quick);
+      world.size() == 1 ? bench_threads(ctx, options) : bench_ranks(ctx, world, "processes", options.quick);
   if (world.rank() != 0) return;
   if (options.json) {
     const Json machine{{"cpu", cpu_model()},
@@ -98,8 +102,9 @@ void run_rank(const Options& options, Group& world) {
                    {"collectives", to_json(collectives.results)}};
     fmt::print("{}\n", all.dump(2));
   } else {
-    fmt::print("{}, {} threads, {}, {}\n\n{}\nBetween {} (GB/s: bytes of the whole tensor over the time)\n\n{}", cpu_model(),
-               threads, device, options.dtype, to_table(kernels), collectives.between, to_table(collectives.results));
+    fmt::print("{}, {} threads; kernels on {} in {}\n\n{}\nBetween {} (GB/s: bytes of the whole tensor over the time)\n\n{}",
+               cpu_model(), threads, device, options.dtype, to_table(kernels), collectives.between,
+               to_table(collectives.results));
   }
 }
 
@@ -111,12 +116,14 @@ void add_bench_command(CLI::App& app) {
   command->add_flag("--json", options->json, "Print JSON instead of tables");
   command->add_flag("--quick", options->quick, "Small sizes, briefly: a second in all");
   command->add_option("--dtype", options->dtype, "Type of activations and weights")
-      ->check(CLI::IsMember({"f32", "bf16"}));
-  command->add_option("--device", options->device, "Where to compute; auto: a GPU for each rank where there are so many")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+      ->check(CLI::IsMember({"f32", "tf32", "bf16", "f16"}))
+      ->capture_default_str();
+  command->add_option("--device", options->device, "Where to measure; auto: a GPU for each rank where there are so many")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   command->footer(
       "Under mpirun every rank measures, and the collectives are those of its processes.\n"
-      "Example:\n  trireme bench\n  mpirun -n 2 trireme bench --json > bench.json");
+      "Example:\n  trireme bench\n  trireme bench --device cuda --dtype bf16\n  mpirun -n 2 trireme bench --json > bench.json");
   command->callback([options] { run_world({}, [&](Group& world) { run_rank(*options, world); }); });
 }
 

@@ -1,6 +1,7 @@
 // The kernels of a GPT, each on its own, in the shapes that training calls them with.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <random>
 
@@ -10,6 +11,7 @@
 #include "core/ops/gelu.h"
 #include "core/ops/layer_norm.h"
 #include "core/ops/linear.h"
+#include "core/ops/mlp.h"
 #include "launcher/bench.h"
 #include "optim/kernels.h"
 
@@ -24,6 +26,10 @@ struct Sizes {
 constexpr Sizes kQuick{2, 64, 2, 128, 512};
 constexpr Sizes kSmall{8, 256, 6, 384, 512};    // the `char` preset
 constexpr Sizes kGpt2{2, 256, 12, 768, 50304};  // gpt2-124m
+constexpr Sizes kGpuGpt2{64, 1024, 12, 768, 50304};
+constexpr Sizes kGpuGpt2Xl{8, 1024, 25, 1600, 50304};  // gpt2-1558m
+/// Products of larger models: rows, in, out.
+constexpr std::array<std::array<int64_t, 3>, 2> kGpuProducts{{{16384, 4096, 14336}, {8192, 8192, 8192}}};
 
 class KernelBench {
  public:
@@ -33,6 +39,7 @@ class KernelBench {
     const int64_t c = s.width;
     for (const auto& [in, out] : {std::pair{c, 3 * c}, {c, c}, {c, 4 * c}, {4 * c, c}})
       linear(s.rows(), in, out);
+    linear_gelu(s.rows(), c, 4 * c);
     attention(s);
     layer_norm(s.rows(), c);
     gelu(s.rows(), 4 * c);
@@ -41,16 +48,36 @@ class KernelBench {
     copy(size_t{4} * static_cast<size_t>(s.rows() * c));
   }
 
+  void linear(int64_t rows, int64_t in, int64_t out) {
+    const Tensor x = random({rows, in}), w = random({out, in}), b = random({out}), dy = random({rows, out});
+    Tensor y = empty({rows, out}), dx = empty({rows, in});
+    Tensor dw = empty({out, in}, DType::f32), db = empty({out}, DType::f32);
+    const std::string size = fmt::format("{} x {} -> {}", rows, in, out);
+    const double flop = 2.0 * static_cast<double>(rows * in * out);
+    add("linear forward", size, flop, 0, [&] { ctx_.kernel<LinearForward>()(ctx_, x, w, b, y); });
+    add("linear dx", size, flop, 0, [&] { ctx_.kernel<LinearBackwardInput>()(ctx_, dy, w, dx); });
+    add("linear dw, db", size, flop, 0,
+        [&] { ctx_.kernel<LinearBackwardWeight>()(ctx_, x, dy, true, dw, true, db); });
+  }
+
   std::vector<BenchResult> take_results() { return std::move(results_); }
 
  private:
   /// Numbers about as large as a model's; zeros would be faster than what is measured.
   Tensor random(const Shape& shape, DType dtype) {
-    std::vector<float> values(static_cast<size_t>(shape.numel()));
+    constexpr int64_t kPattern = int64_t{1} << 20;  // elements that repeat
+    const int64_t count = std::min(shape.numel(), kPattern);
+    std::vector<float> values(static_cast<size_t>(count));
     std::uniform_real_distribution<float> uniform(-0.5f, 0.5f);
     for (float& v : values) v = uniform(random_);
-    const Tensor f32 = ctx_.from_host<float>(values, shape, MemoryClass::workspace);
-    return cast(ctx_, f32, dtype);
+    const Tensor pattern = cast(ctx_, ctx_.from_host<float>(values, {count}, MemoryClass::workspace), dtype);
+    if (count == shape.numel()) return pattern.reshape(shape);
+    Tensor all = empty(shape, dtype);
+    for (int64_t begin = 0; begin < all.numel(); begin += count) {
+      const Tensor part = all.flat_view(begin, {std::min(count, all.numel() - begin)});
+      ctx_.backend->copy(part.raw(), pattern.raw(), part.bytes(), *ctx_.stream);
+    }
+    return all;
   }
   Tensor random(const Shape& shape) { return random(shape, dtype_); }
   Tensor empty(const Shape& shape, DType dtype) { return ctx_.empty(shape, dtype, MemoryClass::workspace); }
@@ -62,14 +89,16 @@ class KernelBench {
         {std::move(name), std::move(size), fastest_seconds(ctx_, budget_s_, body), flop, bytes});
   }
 
-  void linear(int64_t rows, int64_t in, int64_t out) {
-    const Tensor x = random({rows, in}), w = random({out, in}), b = random({out}), dy = random({rows, out});
-    Tensor y = empty({rows, out}), dx = empty({rows, in}), dw = empty({out, in}, DType::f32);
-    const std::string size = fmt::format("{} x {} -> {}", rows, in, out);
-    const double flop = 2.0 * static_cast<double>(rows * in * out);
-    add("linear forward", size, flop, 0, [&] { ctx_.kernel<LinearForward>()(ctx_, x, w, b, y); });
-    add("linear dx", size, flop, 0, [&] { ctx_.kernel<LinearBackwardInput>()(ctx_, dy, w, dx); });
-    add("linear dw", size, flop, 0, [&] { ctx_.kernel<LinearBackwardWeight>()(ctx_, x, dy, true, dw); });
+  /// The half of the MLP that gelu is fused to.
+  void linear_gelu(int64_t rows, int64_t width, int64_t hidden) {
+    const Tensor x = random({rows, width}), up = random({hidden, width}), b = random({hidden});
+    const Tensor down = random({width, hidden});
+    Tensor h = empty({rows, hidden}), a = empty({rows, hidden});
+    const double flop = 2.0 * static_cast<double>(rows * width * hidden);
+    add("linear + gelu forward", fmt::format("{} x {} -> {}", rows, width, hidden), flop, 0,
+        [&] { ctx_.kernel<LinearGeluForward>()(ctx_, x, up, b, h, a); });
+    add("linear dx + gelu backward", fmt::format("{} x {} -> {}", rows, hidden, width), flop, 0,
+        [&] { ctx_.kernel<LinearBackwardInputGelu>()(ctx_, x, down, h, a); });
   }
 
   void attention(const Sizes& s) {
@@ -164,11 +193,14 @@ class KernelBench {
 
 std::vector<BenchResult> bench_kernels(Context& ctx, DType dtype, bool quick) {
   KernelBench bench(ctx, dtype, quick ? 0.002 : 0.2);
+  const bool gpu = ctx.backend->device().kind != DeviceKind::cpu;
   if (quick) {
     bench.run(kQuick);
   } else {
-    bench.run(kSmall);
-    bench.run(kGpt2);
+    bench.run(gpu ? kGpuGpt2 : kSmall);
+    bench.run(gpu ? kGpuGpt2Xl : kGpt2);
+    if (gpu)
+      for (const auto& [rows, in, out] : kGpuProducts) bench.linear(rows, in, out);
   }
   return bench.take_results();
 }

@@ -3,6 +3,7 @@
 // names the file, the line and the way out. Paths in a config are relative to the current directory.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <span>
@@ -22,6 +23,10 @@ struct BatchConfig {
   int64_t sequence = 0;  // tokens of a sample; 0: model.context
 };
 
+struct ProfileConfig {
+  std::array<int64_t, 2> steps{0, 0};  // the first and the last; 0: none
+};
+
 struct RunConfig {
   std::string device = "auto";  // auto | cpu | cuda
   int64_t seed = 1;
@@ -34,12 +39,14 @@ struct RunConfig {
   int64_t timeout_s = 300;
   std::string cuda_graph = "auto";  // auto | off
   bool trace = false;
+  ProfileConfig profile;
   int64_t trace_steps = 10;
   bool tensorboard = true;
 };
 
 struct CheckpointConfig {
   int64_t every = 500;          // steps; 0: only at the end and on a signal
+  bool at_end = true;
   int64_t keep = 3;             // 0: all
   std::string resume = "auto";  // auto | never | a checkpoint's folder
   std::string init_from;        // a checkpoint whose weights a new run starts from

@@ -124,6 +124,11 @@ void describe(V& v, OptimConfig& c) {
 }
 
 template <class V>
+void describe(V& v, ProfileConfig& c) {
+  v.field("steps", c.steps, "the first and the last step to look at; [0, 0]: none", at_least(0));
+}
+
+template <class V>
 void describe(V& v, RunConfig& c) {
   v.field("device", c.device, "`auto`: a GPU for each rank where there are so many, else the CPU",
           one_of({"auto", "cpu", "cuda"}));
@@ -138,6 +143,7 @@ void describe(V& v, RunConfig& c) {
   v.field("cuda_graph", c.cuda_graph, "`auto`: a GPU replays the recorded step; `off`: its kernels are launched one by one",
           one_of({"auto", "off"}));
   v.field("trace", c.trace, "write a Chrome/Perfetto timeline of each rank", any());
+  v.section("profile", c.profile, "what a step's time is spent on: a table, and kernels in the timeline");
   v.field("trace_steps", c.trace_steps, "steps that the timeline covers", at_least(1));
   v.field("tensorboard", c.tensorboard, "write TensorBoard event files", any());
 }
@@ -145,6 +151,7 @@ void describe(V& v, RunConfig& c) {
 template <class V>
 void describe(V& v, CheckpointConfig& c) {
   v.field("every", c.every, "steps between checkpoints; 0: only at the end and on a signal", at_least(0));
+  v.field("at_end", c.at_end, "one after the last step", any());
   v.field("keep", c.keep, "how many of the newest to keep; 0: all", at_least(0));
   v.field("resume", c.resume, "`auto`: the newest valid one in `run.out`; `never`; or a checkpoint's folder",
           any());

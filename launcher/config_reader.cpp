@@ -80,10 +80,10 @@ void read_value(const ConfigNode& node, const std::string& path, std::string& va
   value = node.text;
 }
 
-void read_value(const ConfigNode& node, const std::string& path, std::array<double, 2>& value,
-                const Rule& rule) {
+template <class T>
+void read_value(const ConfigNode& node, const std::string& path, std::array<T, 2>& value, const Rule& rule) {
   if (node.kind != ConfigNode::Kind::list || node.children.size() != value.size())
-    refuse(node, path, "a list of two numbers, such as [0.9, 0.95]", rule);
+    refuse(node, path, std::is_same_v<T, double> ? "a list of two numbers, such as [0.9, 0.95]" : "a list of two whole numbers, such as [20, 23]", rule);
   for (size_t i = 0; i < value.size(); ++i) read_value(node.children[i], path, value[i], rule);
 }
 

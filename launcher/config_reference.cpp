@@ -63,8 +63,9 @@ class Reference {
   static std::string values_of(int, const Rule& rule) { return "integer" + limits(rule); }
   static std::string values_of(double, const Rule& rule) { return "number" + limits(rule); }
   static std::string values_of(bool, const Rule&) { return "`true`, `false`"; }
-  static std::string values_of(const std::array<double, 2>&, const Rule& rule) {
-    return "two numbers" + limits(rule);
+  template <class T>
+  static std::string values_of(const std::array<T, 2>&, const Rule& rule) {
+    return (std::is_same_v<T, double> ? "two numbers" : "two integers") + limits(rule);
   }
   static std::string values_of(const std::vector<std::string>&, const Rule&) { return "list of texts"; }
   static std::string values_of(const std::vector<DataSource>&, const Rule&) { return "glob or list"; }
@@ -82,7 +83,8 @@ class Reference {
   static std::string default_of(const std::string& value, const Rule&) {
     return value.empty() ? "" : '`' + value + '`';
   }
-  static std::string default_of(const std::array<double, 2>& v, const Rule&) {
+  template <class T>
+  static std::string default_of(const std::array<T, 2>& v, const Rule&) {
     return fmt::format("`[{}, {}]`", v[0], v[1]);
   }
   static std::string default_of(const std::vector<std::string>&, const Rule&) { return "`[]`"; }

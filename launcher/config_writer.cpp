@@ -46,9 +46,10 @@ class Writer {
   void put(bool value, const Rule&) { out_ << value; }
   void put(const std::string& value, const Rule&) { out_ << value; }
 
-  void put(const std::array<double, 2>& values, const Rule& rule) {
+  template <class T>
+  void put(const std::array<T, 2>& values, const Rule& rule) {
     out_ << YAML::Flow << YAML::BeginSeq;
-    for (double value : values) put(value, rule);
+    for (T value : values) put(value, rule);
     out_ << YAML::EndSeq;
   }
   void put(const std::vector<std::string>& values, const Rule&) { out_ << YAML::Flow << values; }

@@ -20,7 +20,7 @@ struct EvalOptions {
   int64_t batches = 0;
   int64_t micro = 8;
   int64_t sequence = 0;
-  int threads = 0;
+  DeviceOptions device;
   bool json = false;
 };
 
@@ -40,7 +40,7 @@ void print_json(const std::filesystem::path& checkpoint, const Evaluation& e) {
 }
 
 void eval(const EvalOptions& options) {
-  LoadedModel loaded = load_model(options.checkpoint, options.threads);
+  LoadedModel loaded = load_model(options.checkpoint, options.device);
   const ModelConfig& model = loaded.model->config();
   const int64_t sequence = options.sequence > 0 ? options.sequence : model.context;
   if (sequence > model.context)
@@ -66,7 +66,7 @@ void add_eval_command(CLI::App& app) {
   command->add_option("--micro", options->micro, "Samples of a batch")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--sequence", options->sequence, "Tokens of a sample; 0: the model's context")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--threads", options->threads, "Threads to compute with; 0: all cores")->check(CLI::NonNegativeNumber);
+  add_device_options(*command, options->device);
   command->add_flag("--json", options->json, "Prints one JSON object");
   command->footer("Example:\n  trireme eval runs/char --data 'data/kjv/valid*.bin' --json");
   command->callback([options] { eval(*options); });

@@ -16,13 +16,13 @@ struct GenerateOptions {
   std::string checkpoint;
   std::string prompt = "\n";
   std::string tokenizer;
-  int threads = 0;
+  DeviceOptions device;
   SamplingConfig sampling;
 };
 
 void generate_text(GenerateOptions options) {
   check_sampling(options.sampling);
-  LoadedModel loaded = load_model(options.checkpoint, options.threads);
+  LoadedModel loaded = load_model(options.checkpoint, options.device);
   if (options.tokenizer.empty()) options.tokenizer = tokenizer_of(loaded.checkpoint);
   if (options.tokenizer.empty())
     throw ConfigError(loaded.checkpoint.string() +
@@ -59,7 +59,7 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--top-p", s.top_p, "Draw from the likeliest tokens of this total probability")->capture_default_str();
   command->add_option("--seed", s.seed, "The same seed gives the same text")->capture_default_str();
   command->add_option("--tokenizer", options->tokenizer, "bytes, or a sentencepiece .model; by default the checkpoint's");
-  command->add_option("--threads", options->threads, "Threads to compute with; 0: all cores")->check(CLI::NonNegativeNumber);
+  add_device_options(*command, options->device);
   command->footer("Example:\n  trireme generate runs/char --prompt 'In the beginning' --temperature 0.8 --top-k 50 --seed 1");
   command->callback([options] { generate_text(*options); });
 }

@@ -13,12 +13,12 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& path) {
   return resolve_checkpoint(path, [](const std::string& line) { fmt::print(stderr, "{}\n", line); });
 }
 
-LoadedModel load_model(const std::filesystem::path& path, int threads) {
+LoadedModel load_model(const std::filesystem::path& path, const DeviceOptions& device) {
   LoadedModel loaded;
   loaded.checkpoint = find_checkpoint(path);
   CheckpointReader reader(loaded.checkpoint);
   loaded.model = make_model(model_from_json(reader.section("model"), loaded.checkpoint.string()));
-  loaded.engine = std::make_unique<Engine>(make_cpu_backend(threads));
+  loaded.engine = std::make_unique<Engine>(make_backend(device));
   Context ctx = loaded.context();
   const auto parameters = loaded.model->parameters();
   loaded.buckets = plan_buckets(parameters, size_t{32} << 20);

@@ -8,6 +8,7 @@
 
 #include "core/checkpoint/checkpoint.h"
 #include "core/nn/buckets.h"
+#include "launcher/device.h"
 #include "models/model.h"
 
 namespace trireme {
@@ -24,8 +25,8 @@ struct LoadedModel {
   Context context() const { return engine->context(); }
 };
 
-/// Builds the model that the checkpoint describes and reads its weights, in f32. `threads` 0: all cores.
-LoadedModel load_model(const std::filesystem::path& path, int threads);
+/// Builds the model that the checkpoint describes and reads its weights, in f32.
+LoadedModel load_model(const std::filesystem::path& path, const DeviceOptions& device);
 
 /// The tokenizer that a checkpoint's model was trained with: "bytes", or the path of a model file that exists.
 /// "" when the checkpoint does not tell.

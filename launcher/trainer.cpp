@@ -9,6 +9,7 @@
 #include "core/data/batch_plan.h"
 #include "launcher/data_info.h"
 #include "launcher/peak.h"
+#include "launcher/profile_report.h"
 #include "launcher/start_point.h"
 #include "models/model_json.h"
 #include "models/presets.h"
@@ -46,13 +47,16 @@ Trainer::Trainer(Config config, Group& world, SignalRequests* signals)
     : config_(std::move(config)),
       world_(world),
       signals_(signals),
-      tracer_(config_.run.trace ? std::make_unique<Tracer>(world.rank(), fmt::format("rank {}", world.rank())) : nullptr),
+      tracer_(std::make_unique<Tracer>(world.rank(), fmt::format("rank {}", world.rank()))),
       engine_(make_backend(config_)),
       ctx_(engine_.context()),
-      mesh_(config_.parallel, with_options(world, config_.run, tracer_.get())),
+      mesh_(config_.parallel, with_options(world, config_.run, tracer_.get()), engine_.backend(),
+            {static_cast<int>(config_.sync.nccl_ctas)}),
       data_group_(mesh_.group(Axis::data)),
       stats_group_(data_group_.duplicate("step statistics")) {
   ctx_.tracer = tracer_.get();
+  profiler_ = engine_.backend().make_profiler();
+  tracer_->set_listener(profiler_.get());
   open_data();
   build_model();
   start();
@@ -95,7 +99,7 @@ void Trainer::build_model() {
   const auto bucket_bytes = static_cast<size_t>(config_.sync.bucket_mb * 0x1p20);
   buckets_ = plan_buckets(parameters, bucket_bytes);
   allocate_buckets(ctx_, buckets_, compute_dtype(config_.precision));
-  reducer_ = std::make_unique<AllReduceReducer>(ctx_, buckets_, data_group_, config_.sync.overlap);
+  reducer_ = std::make_unique<AllReduceReducer>(ctx_, buckets_, data_group_, config_.sync.overlap, reduce_dtype(config_.precision));
   const std::span<Shard> shards = reducer_->shards();
   shards_.assign(shards.begin(), shards.end());
   ctx_.hooks = reducer_.get();
@@ -165,6 +169,7 @@ void Trainer::start() {
 
 void Trainer::start_reports() {
   std::array<double, 1> peak{peak_flops(ctx_, engine_.backend().is_asynchronous() ? compute_dtype(config_.precision) : DType::f32)};
+  peak_flops_ = peak[0];
   world_.all_reduce(as_tensor(peak), ReduceOp::sum, "peak rate").wait();
   if (world_.rank() != 0) return;
   std::filesystem::create_directories(config_.run.out);
@@ -229,7 +234,7 @@ StepMetrics Trainer::step() {
 
 void Trainer::evaluate() {
   if (!evaluator_) return;
-  const Evaluation result = evaluator_->run(ctx_, *model_, data_group_);
+  const Evaluation result = evaluator_->run(ctx_, *model_, mesh_.host_group(Axis::data));
   if (report_) report_->validation(progress_.step, result);
 }
 
@@ -260,15 +265,47 @@ void Trainer::save() {
   report_->note(fmt::format("checkpoint {}", path.string()));
 }
 
-/// Records trace_steps steps from the second one of this process on (the first, when there is no other), and writes them when they are over.
+/// The first and the last step that are looked at: run.profile's, or trace_steps from the second one of this process on
+/// (the first, when there is no other).
+Trainer::Window Trainer::traced_steps() const {
+  const auto [first, last] = config_.run.profile.steps;
+  if (first > 0) return {std::max(first, first_step_), std::min(last, config_.run.steps)};
+  if (!config_.run.trace) return {0, -1};
+  const int64_t second = std::min(first_step_ + 1, config_.run.steps);
+  return {second, std::min(second + config_.run.trace_steps - 1, config_.run.steps)};
+}
+
+/// Before each step, and at the end: begins and ends the recording of traced_steps().
 void Trainer::control_trace() {
-  if (!tracer_ || trace_written_) return;
-  const int64_t next = launched_ + 1, first = std::min(first_step_ + 1, config_.run.steps), end = first + config_.run.trace_steps;
-  const bool over = next >= end || next > config_.run.steps || stop_;
-  tracer_->set_recording(next >= first && !over);
-  if (!over || next < first) return;
-  tracer_->write(std::filesystem::path(config_.run.out) / fmt::format("trace-{:05}.json", world_.rank()));
-  trace_written_ = true;
+  const auto [first, last] = traced_steps();
+  const int64_t next = launched_ + 1;
+  if (!tracer_->recording() && next >= first && next <= last && !stop_) {
+    while (step_->in_flight() > 0) collect();
+    trace_first_ = next;
+    trace_begin_ns_ = Tracer::now_us() * 1000;
+    tracer_->set_recording(true);
+    if (profiler_ && config_.run.profile.steps[0] > 0) profiler_->start();
+  } else if (tracer_->recording() && (next > last || stop_)) {
+    while (step_->in_flight() > 0) collect();
+    finish_trace();
+  }
+}
+
+void Trainer::finish_trace() {
+  tracer_->set_recording(false);
+  ProfiledSteps steps{launched_ - trace_first_ + 1, trace_begin_ns_, Tracer::now_us() * 1000};
+  const auto tokens = static_cast<double>(geometry_.global * geometry_.sequence) / static_cast<double>(data_group_.size());
+  steps.flops_per_step = model_->flops_per_token(geometry_.sequence) * tokens;
+  steps.peak_flops = peak_flops_;
+  const std::filesystem::path out(config_.run.out);
+  if (config_.run.profile.steps[0] > 0) {
+    const std::vector<DeviceActivity> activities = profiler_ ? profiler_->stop() : std::vector<DeviceActivity>();
+    const std::string table = profiler_ ? profile_table(steps, activities) : profile_table(steps, tracer_->spans());
+    tracer_->add(activities);
+    write_text_durably(out / fmt::format("profile-{:05}.txt", world_.rank()), table);
+    if (report_) report_->note(table);
+  }
+  tracer_->write(out / fmt::format("trace-{:05}.json", world_.rank()));
 }
 
 void Trainer::run() {
@@ -279,7 +316,7 @@ void Trainer::run() {
     launch();
     const bool last = launched_ == config_.run.steps;
     const bool evaluates = due(launched_, config_.run.eval_every) || (last && config_.run.eval_every > 0);
-    const bool saves = due(launched_, config_.checkpoint.every) || last;
+    const bool saves = due(launched_, config_.checkpoint.every) || (last && config_.checkpoint.at_end);
     while (step_->in_flight() > (evaluates || saves || stop_ || save_now_ ? 0 : ahead)) collect();
     if (evaluates) evaluate();
     if (saves || stop_ || save_now_) save();

@@ -7,6 +7,7 @@
 
 #include "comm/group.h"
 #include "core/data/loader.h"
+#include "core/profiler.h"
 #include "core/trace.h"
 #include "launcher/config.h"
 #include "launcher/evaluator.h"
@@ -55,12 +56,18 @@ class Trainer {
   void launch();          // queues the next step
   StepMetrics collect();  // waits for the oldest that is queued, and reports it
   void evaluate();
+  struct Window {
+    int64_t first, last;  // steps
+  };
+  Window traced_steps() const;
   void control_trace();
+  void finish_trace();
 
   Config config_;
   Group& world_;
   SignalRequests* signals_;  // null: none are handled
   std::unique_ptr<Tracer> tracer_;  // before what may add to it
+  std::unique_ptr<DeviceProfiler> profiler_;  // null where the host does the work itself
   Engine engine_;
   Context ctx_;
   Mesh mesh_;
@@ -86,7 +93,9 @@ class Trainer {
   TrainProgress progress_;
   int64_t first_step_ = 1;  // of this process
   int64_t launched_ = 0;    // the last step that was queued
-  bool trace_written_ = false;
+  int64_t trace_first_ = 0;     // the step that recording began with
+  int64_t trace_begin_ns_ = 0;
+  double peak_flops_ = 0.0;     // of this rank
   bool stop_ = false;       // agreed on by all ranks
   bool save_now_ = false;   // likewise, since the last checkpoint
   std::unique_ptr<RunReport> report_;

@@ -12,7 +12,7 @@ Block::Block(Module* parent, std::string name, const BlockConfig& config)
       attn_(this, "attn", config.attention),
       ln_2_(this, "ln_2", config.attention.width, config.attention.bias),
       mlp_(this, "mlp", config.attention.width, config.hidden, config.attention.bias, config.attention.init,
-           config.attention.proj_init) {}
+           config.attention.proj_init, config.recompute == Recompute::selective) {}
 
 Residual Block::operator()(Context& ctx, const Residual& in, int64_t batch, KvCache* cache) {
   if (config_.recompute != Recompute::full || !ctx.tape) return forward(ctx, in, batch, cache);
@@ -29,13 +29,7 @@ Residual Block::forward(Context& ctx, const Residual& in, int64_t batch, KvCache
   Tensor a = attn_(ctx, normed, batch, cache);
   a = dropout(ctx, a, config_.dropout, hash_name(attn_.name()), batch);
   auto [x2, normed2] = ln_2_(ctx, x, a);
-  Tensor m;
-  if (config_.recompute == Recompute::selective && ctx.tape) {
-    const auto segment = [this](Context& inner, std::span<const Tensor> t) { return Tensors{mlp_(inner, t[0])}; };
-    m = recompute(ctx, mlp_.name(), segment, {normed2})[0];
-  } else {
-    m = mlp_(ctx, normed2);
-  }
+  Tensor m = mlp_(ctx, normed2);
   m = dropout(ctx, m, config_.dropout, hash_name(mlp_.name()), batch);
   return {x2, m};
 }

@@ -14,7 +14,7 @@ struct Residual {
   Tensor delta;  // [B*T, C]
 };
 
-enum class Recompute : uint8_t { none, selective, full };  // selective: the inner part of the MLP
+enum class Recompute : uint8_t { none, selective, full };  // selective: the MLP's gelu; full: the block
 
 struct BlockConfig {
   AttentionConfig attention;

@@ -17,6 +17,7 @@ class Linear : public Module {
   /// x [N, in] -> [N, out]
   Tensor operator()(Context& ctx, const Tensor& x) { return linear(ctx, x, weight_, bias_); }
   Parameter& weight() { return weight_; }
+  Parameter* bias() { return bias_; }  // or null
 
  private:
   Parameter& weight_;

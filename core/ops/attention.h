@@ -23,8 +23,8 @@ struct KvCache {
   int64_t length = 0;   // tokens held
 };
 
-/// lse [B, H, T] f32 is the base-2 logarithm of each row's sum of exponentials of scores: what backward
-/// needs.
+/// lse [B, H, T] f32 is the logarithm of each row's sum of exponentials of scores, which the same backend's
+/// backward needs: to base 2 on the CPU, natural on GPUs (as cuDNN has it).
 struct AttentionForwardKernel {
   using Fn = void(Context&, const Tensor& qkv, const AttentionShape& shape, Tensor& out, Tensor& lse);
 };

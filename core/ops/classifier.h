@@ -15,7 +15,7 @@ struct ClassifierArgs {
   bool accumulate_weight = false;               // dw += instead of dw =
   Tensor loss;                                  // f32 [1]
   Tensor dh, dw;                                // of h's type, f32; both undefined: the loss alone
-  int64_t max_chunk_bytes = int64_t{64} << 20;  // of logits
+  int64_t max_chunk_bytes = 0;                  // of logits; 0: what suits the device
 };
 struct ClassifierForward {
   using Fn = void(Context&, ClassifierArgs& args);
@@ -25,7 +25,8 @@ struct ClassifierForward {
 /// targets i32 [N]; rows with target -1 count nothing. Columns v >= `vocab` are padding: never a probability.
 /// With a tape, dh and dw (times ctx.loss_scale) are computed in forward, when a chunk's logits are at hand:
 /// the loss must be the root of the backward pass, whose seed is taken to be 1, and not inside recompute().
-/// A target outside [-1, vocab) is a ConfigError that names it.
+/// A target outside [-1, vocab) is a ConfigError that names it; a GPU, which the host does not wait for, gives a loss
+/// that is not a number.
 Tensor classifier_loss(Context& ctx, const Tensor& h, Parameter& w, const Tensor& targets, float scale,
                        int64_t vocab);
 

@@ -6,6 +6,7 @@
 
 namespace trireme {
 
+/// y may be x.
 struct GeluForward {
   using Fn = void(Context&, const Tensor& x, Tensor& y);
 };

@@ -30,9 +30,7 @@ class LinearOp : public Op {
   }
 
   void backward_weight(Context& ctx, Saved& saved, std::span<const Tensor> dout) const override {
-    Parameter& w = weight();
-    ctx.kernel<LinearBackwardWeight>()(ctx, saved.tensors[0], dout[0], w.begin_accumulate(), w.grad);
-    if (Parameter* b = bias()) ctx.kernel<LinearBackwardBias>()(ctx, dout[0], b->begin_accumulate(), b->grad);
+    add_linear_gradients(ctx, saved.tensors[0], dout[0], weight(), bias());
   }
 
  private:
@@ -42,6 +40,12 @@ class LinearOp : public Op {
 };
 
 }  // namespace
+
+void add_linear_gradients(Context& ctx, const Tensor& x, const Tensor& dy, Parameter& w, Parameter* b) {
+  Tensor none;
+  const bool accumulate_w = w.begin_accumulate(), accumulate_b = b && b->begin_accumulate();
+  ctx.kernel<LinearBackwardWeight>()(ctx, x, dy, accumulate_w, w.grad, accumulate_b, b ? b->grad : none);
+}
 
 Tensor linear(Context& ctx, const Tensor& x, Parameter& w, Parameter* b) {
   TRIREME_ASSERT(

@@ -2,7 +2,10 @@
 // and backward, and hands the results over as plain vectors.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <ostream>
 #include <span>
@@ -48,8 +51,9 @@ enum class Passes { together, apart };  // B and W in one loop, or all of B and 
 
 class OpRun {
  public:
-  OpRun(const OpRow& row, DType dtype, int num_threads)
-      : row_(row), dtype_(dtype), engine_(make_cpu_backend(num_threads)), ctx_(engine_.context()) {
+  OpRun(const OpRow& row, DType dtype, int num_threads) : OpRun(row, dtype, make_cpu_backend(num_threads)) {}
+  OpRun(const OpRow& row, DType dtype, std::unique_ptr<Backend> backend)
+      : row_(row), dtype_(dtype), engine_(std::move(backend)), ctx_(engine_.context()) {
     ctx_.training = true;
     for (size_t i = 0; i < row.inputs.size(); ++i) inputs_.push_back(random_values(row.inputs[i], 100 + i));
     parameters_.resize(row.parameters.size());
@@ -139,7 +143,10 @@ class OpRun {
     Context plain = ctx_;
     plain.tape = nullptr;
     const Tensor f = cast(plain, t.detach(), DType::f32);
-    return {f.span<float>().begin(), f.span<float>().end()};
+    Values values(static_cast<size_t>(f.numel()));
+    ctx_.backend->copy(values.data(), f.raw(), f.bytes(), *ctx_.stream);
+    ctx_.stream->synchronize();
+    return values;
   }
   Tensors make_inputs(Tape* tape) {
     Tensors tensors;
@@ -162,5 +169,31 @@ class OpRun {
   std::vector<Parameter> parameters_;
   bool inputs_unchanged_ = true, seeds_unchanged_ = true;
 };
+
+inline double norm(const Values& v) {
+  double sum = 0.0;
+  for (float x : v) sum += static_cast<double>(x) * x;
+  return std::sqrt(sum);
+}
+
+inline double relative_difference(const Values& a, const Values& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double sum = 0.0;
+  for (size_t i = 0; i < a.size(); ++i) sum += std::pow(static_cast<double>(a[i]) - b[i], 2);
+  return std::sqrt(sum) / (norm(b) + 1e-30);
+}
+
+/// Every part of `a` within `tolerance` of b's, relative to its norm.
+inline void expect_close(const OpResult& a, const OpResult& b, double tolerance) {
+  const auto compare = [tolerance](const std::vector<Values>& x, const std::vector<Values>& y,
+                                   const char* what) {
+    ASSERT_EQ(x.size(), y.size());
+    for (size_t i = 0; i < x.size(); ++i)
+      EXPECT_LE(relative_difference(x[i], y[i]), tolerance) << what << " " << i;
+  };
+  compare(a.outputs, b.outputs, "output");
+  compare(a.input_grads, b.input_grads, "gradient of input");
+  compare(a.parameter_grads, b.parameter_grads, "gradient of parameter");
+}
 
 }  // namespace trireme

@@ -12,6 +12,7 @@
 #include "core/ops/gelu.h"
 #include "core/ops/layer_norm.h"
 #include "core/ops/linear.h"
+#include "core/ops/mlp.h"
 #include "core/rng.h"
 #include "core/tape.h"
 
@@ -227,6 +228,43 @@ TEST_F(Ops, SavedInputsGiveTheWeightGradientOfAConstantInput) {
     return all;
   };
   EXPECT_EQ(grads(false), grads(true));
+}
+
+TEST_F(Ops, MlpOfAConstantInputHasTheSameWeightGradients) {
+  Parameter up_w = parameter({24, 8}, 1), up_b = parameter({24}, 2), down_w = parameter({8, 24}, 3);
+  const Tensor values = normal({30, 8}, 4);
+  const auto grads = [&](bool watch, bool recompute_gelu) {
+    Tape tape;
+    ctx_.tape = &tape;
+    up_w.grad_written = up_b.grad_written = down_w.grad_written = false;
+    const Tensor x = watch ? tape.watch(values) : values;
+    tape.backward(ctx_, mlp(ctx_, x, {up_w, &up_b, down_w, nullptr}, recompute_gelu));
+    std::vector<float> all;
+    for (const Parameter* p : {&up_w, &up_b, &down_w})
+      all.insert(all.end(), p->grad.span<float>().begin(), p->grad.span<float>().end());
+    return all;
+  };
+  const std::vector<float> plain = grads(true, false);
+  EXPECT_EQ(grads(false, false), plain);
+  EXPECT_EQ(grads(false, true), plain);
+  EXPECT_EQ(grads(true, true), plain);
+}
+
+TEST_F(Ops, MlpKeepsTheResultOfGeluUnlessItRecomputes) {
+  constexpr int64_t rows = 512, hidden = 64;
+  Parameter up = parameter({hidden, 8}, 1), down = parameter({8, hidden}, 2);
+  const Tensor x = normal({rows, 8}, 3);
+  const auto kept_bytes = [&](bool tape_it, bool recompute_gelu) {
+    Tape tape;
+    ctx_.tape = tape_it ? &tape : nullptr;
+    const size_t before = engine_.allocator().stats().current(MemoryClass::activations);
+    const Tensor y = mlp(ctx_, x, {up, nullptr, down, nullptr}, recompute_gelu);
+    return engine_.allocator().stats().current(MemoryClass::activations) - before - y.bytes();
+  };
+  constexpr size_t hidden_bytes = rows * hidden * sizeof(float);
+  EXPECT_EQ(kept_bytes(true, false), 2 * hidden_bytes);
+  EXPECT_EQ(kept_bytes(true, true), hidden_bytes);
+  EXPECT_EQ(kept_bytes(false, false), 0u);
 }
 
 TEST(Ranks, AsThreadsComputeAtTheSameTimeEachWithItsOwnBackend) {

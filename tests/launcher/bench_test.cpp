@@ -33,7 +33,8 @@ TEST(Bench, MeasuresEveryKernel) {
     const auto results = bench_kernels(ctx, dtype, true);
     EXPECT_THAT(
         names_of(results),
-        IsSupersetOf({"linear forward", "linear dx", "linear dw", "attention forward", "attention backward",
+        IsSupersetOf({"linear forward", "linear dx", "linear dw, db",
+                      "linear + gelu forward", "linear dx + gelu backward", "attention forward", "attention backward",
                       "add + layer_norm forward", "add + layer_norm backward", "gelu forward",
                       "gelu backward", "classifier, with gradients", "adamw", "copy"}));
     for (const BenchResult& r : results) {
@@ -63,6 +64,10 @@ TEST(Bench, TheTableHasTheRates) {
             "what     size           time    GFLOP/s      GB/s\n"
             "product  2 x 3     1000.0 us        2.0         -\n"
             "copy     1 MiB     1000.0 us          -       5.0\n");
+  const std::vector<BenchResult> fast{{"product", "2 x 3", 1e-3, 5e11, 0}};
+  EXPECT_EQ(to_table(fast),
+            "what     size           time    TFLOP/s      GB/s\n"
+            "product  2 x 3     1000.0 us      500.0         -\n");
 }
 
 class Peak : public ::testing::Test {

@@ -170,6 +170,7 @@ struct Changer {
   void field(const char*, double& v, const char*, const Rule& rule) {
     v = rule.below || rule.at_most ? 0.1 + v / 3 : v * 1.1 + 1e-7 / 3;
   }
+  void field(const char*, std::array<int64_t, 2>& v, const char*, const Rule&) { v = {7, 9}; }
   void field(const char*, std::array<double, 2>& v, const char*, const Rule&) {
     v = {1.0 / 3, 0.123456789012345678};
   }

@@ -15,6 +15,8 @@
 namespace trireme::cpu {
 namespace {
 
+constexpr int64_t kMaxChunkBytes = int64_t{64} << 20;
+
 void check_targets(const Tensor& targets, int64_t vocab) {
   const auto values = targets.span<const int32_t>();
   for (size_t n = 0; n < values.size(); ++n)
@@ -98,8 +100,8 @@ double loss_of_chunk(Context& ctx, const Tensor& logits, const int32_t* targets,
 void classifier_forward(Context& ctx, ClassifierArgs& args) {
   check_targets(args.targets, args.vocab);
   const int64_t rows = args.h.dim(0), width = args.w.dim(0), channels = args.h.dim(1);
-  const int64_t max_rows =
-      std::max<int64_t>(1, args.max_chunk_bytes / (width * static_cast<int64_t>(sizeof(float))));
+  const int64_t max_bytes = args.max_chunk_bytes > 0 ? args.max_chunk_bytes : kMaxChunkBytes;
+  const int64_t max_rows = std::max<int64_t>(1, max_bytes / (width * static_cast<int64_t>(sizeof(float))));
   const int64_t num_chunks = (rows + max_rows - 1) / max_rows;
   const int64_t chunk_rows = num_chunks == 0 ? 0 : (rows + num_chunks - 1) / num_chunks;
   const bool backward = args.dh.defined();

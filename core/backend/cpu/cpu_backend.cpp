@@ -49,6 +49,7 @@ std::unique_ptr<Backend> make_cpu_backend(int num_threads) {
   cpu::add_elementwise_kernels(*backend);
   cpu::add_linear_kernels(*backend);
   cpu::add_gelu_kernels(*backend);
+  cpu::add_mlp_kernels(*backend);
   cpu::add_layer_norm_kernels(*backend);
   cpu::add_attention_kernels(*backend);
   cpu::add_embedding_kernels(*backend);

@@ -8,6 +8,7 @@ namespace trireme::cpu {
 void add_elementwise_kernels(Backend& backend);
 void add_linear_kernels(Backend& backend);
 void add_gelu_kernels(Backend& backend);
+void add_mlp_kernels(Backend& backend);
 void add_layer_norm_kernels(Backend& backend);
 void add_attention_kernels(Backend& backend);
 void add_embedding_kernels(Backend& backend);

@@ -17,10 +17,6 @@ void linear_backward_input(Context& ctx, const Tensor& dy, const Tensor& w, Tens
   multiply_nn(ctx, dy, w, dx);
 }
 
-void linear_backward_weight(Context& ctx, const Tensor& x, const Tensor& dy, bool accumulate, Tensor& dw) {
-  multiply_tn(ctx, dy, x, accumulate, dw);
-}
-
 /// sum[o] = sum over rows [begin, end) of dy[n, o], four rows at a time.
 template <class T>
 void sum_rows(const T* dy, int64_t begin, int64_t end, int64_t width, float* sum) {
@@ -40,7 +36,8 @@ void sum_rows(const T* dy, int64_t begin, int64_t end, int64_t width, float* sum
   }
 }
 
-void linear_backward_bias(Context& ctx, const Tensor& dy, bool accumulate, Tensor& db) {
+/// db (+)= the sum of dy's rows
+void add_rows(Context& ctx, const Tensor& dy, bool accumulate, Tensor& db) {
   const int64_t rows = dy.dim(0), width = dy.dim(1);
   const int count = num_row_ranges(ctx, rows, width);
   const Tensor partial = ctx.empty({count, width}, DType::f32, MemoryClass::workspace);
@@ -58,6 +55,12 @@ void linear_backward_bias(Context& ctx, const Tensor& dy, bool accumulate, Tenso
     for (int64_t o = 0; o < width; ++o) out[o] += sums[i * width + o];
 }
 
+void linear_backward_weight(Context& ctx, const Tensor& x, const Tensor& dy, bool accumulate_w, Tensor& dw,
+                            bool accumulate_b, Tensor& db) {
+  multiply_tn(ctx, dy, x, accumulate_w, dw);
+  if (db.defined()) add_rows(ctx, dy, accumulate_b, db);
+}
+
 }  // namespace
 
 void add_linear_kernels(Backend& backend) {
@@ -65,7 +68,6 @@ void add_linear_kernels(Backend& backend) {
   backend.add_kernel<LinearForward>(&linear_forward);
   backend.add_kernel<LinearBackwardInput>(&linear_backward_input);
   backend.add_kernel<LinearBackwardWeight>(&linear_backward_weight);
-  backend.add_kernel<LinearBackwardBias>(&linear_backward_bias);
 }
 
 }  // namespace trireme::cpu

@@ -9,6 +9,7 @@
 #include "core/backend/cuda/check.h"
 #include "core/backend/cuda/cuda_backend.h"
 #include "core/backend/cuda/kernels.h"
+#include "core/backend/cuda/profiler.h"
 #include "core/error.h"
 
 namespace trireme {
@@ -158,6 +159,8 @@ class CudaBackend : public Backend {
     return std::make_unique<CudaRecording>(graph);
   }
 
+  std::unique_ptr<DeviceProfiler> make_profiler() override { return make_cupti_profiler(); }
+
   std::unique_ptr<Stream> make_stream() override {
     DeviceScope scope(index_);
     return std::make_unique<CudaStream>(index_);
@@ -216,8 +219,9 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
                                   options.index, count));
   auto backend = std::make_unique<cuda::CudaBackend>(options.index);
   cuda::add_elementwise_kernels(*backend);
-  cuda::add_linear_kernels(*backend, options.tf32);
+  cuda::add_linear_kernels(*backend, options);
   cuda::add_gelu_kernels(*backend);
+  cuda::add_mlp_kernels(*backend);
   cuda::add_layer_norm_kernels(*backend);
   cuda::add_attention_kernels(*backend);
   cuda::add_embedding_kernels(*backend);

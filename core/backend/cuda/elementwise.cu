@@ -1,36 +1,12 @@
 // Kernels that go over memory once: add, fill, scale, cast, sums of squares, dropout.
-#include "core/backend/cuda/device.cuh"
 #include "core/backend/cuda/kernels.h"
+#include "core/backend/cuda/map.cuh"
 #include "core/ops/elementwise.h"
 
 namespace trireme::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-
-/// y[i] = f(i, x[i], ...) for every element, `Step` elements a thread and turn; the rest one by one.
-template <class Out, class F>
-__global__ void map_kernel(int64_t n, Out* y, F f) {
-  using P = Pack<Out>;
-  const int64_t packs = n / P::kSize, stride = int64_t{gridDim.x} * blockDim.x;
-  const int64_t thread = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  for (int64_t i = thread; i < packs; i += stride) store_pack(y + i * P::kSize, f.pack(i * P::kSize));
-  for (int64_t i = packs * P::kSize + thread; i < n; i += stride) y[i] = f.one(i);
-}
-template <class Out, class F>
-__global__ void map_unaligned_kernel(int64_t n, Out* y, F f) {
-  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n; i += stride) y[i] = f.one(i);
-}
-template <class Out, class F>
-void map(const Context& ctx, const char* name, int64_t n, Out* y, bool aligned, const F& f) {
-  if (n == 0) return;
-  if (aligned && is_aligned(y))
-    map_kernel<<<grid_size(n, int64_t{kThreads} * Pack<Out>::kSize), kThreads, 0, raw_stream(ctx)>>>(n, y, f);
-  else
-    map_unaligned_kernel<<<grid_size(n, kThreads), kThreads, 0, raw_stream(ctx)>>>(n, y, f);
-  check_launch(name);
-}
 
 template <class T>
 struct Add {

@@ -6,8 +6,9 @@
 namespace trireme::cuda {
 
 void add_elementwise_kernels(Backend& backend);
-void add_linear_kernels(Backend& backend, bool tf32);
+void add_linear_kernels(Backend& backend, const CudaOptions& options);
 void add_gelu_kernels(Backend& backend);
+void add_mlp_kernels(Backend& backend);
 void add_layer_norm_kernels(Backend& backend);
 void add_attention_kernels(Backend& backend);
 void add_embedding_kernels(Backend& backend);

@@ -1,0 +1,19 @@
+#include "launcher/device.h"
+
+#include <CLI/CLI.hpp>
+
+namespace trireme {
+
+void add_device_options(CLI::App& command, DeviceOptions& options) {
+  command.add_option("--device", options.device, "auto: a GPU where there is one")->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  command.add_option("--threads", options.threads, "Threads of the host to compute with; 0: all cores")
+      ->check(CLI::NonNegativeNumber);
+}
+
+std::unique_ptr<Backend> make_backend(const DeviceOptions& options) {
+  const bool cuda = options.device == "cuda" || (options.device == "auto" && num_cuda_devices() > 0);
+  return cuda ? make_cuda_backend() : make_cpu_backend(options.threads);
+}
+
+}  // namespace trireme

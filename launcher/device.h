@@ -1,0 +1,26 @@
+// Which device a command computes on, and the backend for it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/backend.h"
+
+namespace CLI {
+class App;
+}
+
+namespace trireme {
+
+struct DeviceOptions {
+  std::string device = "auto";  // auto | cpu | cuda; auto: a GPU where there is one
+  int threads = 0;              // of the host; 0: OMP_NUM_THREADS, or all cores
+};
+
+/// --device and --threads of a command of one process.
+void add_device_options(CLI::App& command, DeviceOptions& options);
+
+/// The backend of the first GPU or of the host. ConfigError when `cuda` is asked for and there is none.
+std::unique_ptr<Backend> make_backend(const DeviceOptions& options);
+
+}  // namespace trireme

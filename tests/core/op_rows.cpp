@@ -1,0 +1,200 @@
+#include "tests/core/op_rows.h"
+
+#include "core/ops/attention.h"
+#include "core/ops/classifier.h"
+#include "core/ops/embedding.h"
+#include "core/ops/gelu.h"
+#include "core/ops/layer_norm.h"
+#include "core/ops/linear.h"
+#include "core/ops/mlp.h"
+
+namespace trireme {
+namespace {
+
+// Sizes are odd, and large enough that two threads share the work of most rows (kMinParallelElements).
+constexpr int64_t N = 137, C = 253, V = 131;  // rows, channels, vocabulary
+using Inputs = std::span<const Tensor>;
+using Parameters = std::span<Parameter>;
+
+std::vector<int32_t> ids_below(int64_t vocab, int64_t count) {
+  std::vector<int32_t> ids(static_cast<size_t>(count));
+  for (size_t i = 0; i < ids.size(); ++i)
+    ids[i] = static_cast<int32_t>((i * i + 3 * i) % static_cast<size_t>(vocab));
+  return ids;
+}
+
+Tensor tokens_below(Context& ctx, int64_t vocab, const Shape& shape) {
+  return ctx.from_host<int32_t>(ids_below(vocab, shape.numel()), shape);
+}
+
+/// Targets below `vocab`, every fifth of them ignored, none the token of tokens_below().
+Tensor targets_below(Context& ctx, int64_t vocab) {
+  std::vector<int32_t> targets = ids_below(vocab, N);
+  for (int64_t n = 0; n < N; ++n) {
+    int32_t& target = targets[static_cast<size_t>(n)];
+    target = n % 5 == 0 ? -1 : (target + 7) % static_cast<int32_t>(vocab);
+  }
+  return ctx.from_host<int32_t>(targets, {N});
+}
+
+std::vector<OpRow> elementwise_rows() {
+  return {
+      {"add",
+       {{N, C}, {N, C}},
+       {},
+       [](Context& ctx, Inputs x, Parameters) { return Tensors{add(ctx, x[0], x[1])}; }},
+      {"add_to_itself",
+       {{N, C}},
+       {},
+       [](Context& ctx, Inputs x, Parameters) { return Tensors{add(ctx, x[0], x[0])}; }},
+      {"scale",
+       {{N, C}},
+       {},
+       [](Context& ctx, Inputs x, Parameters) { return Tensors{scale(ctx, x[0], -1.5f)}; }},
+      {"dropout",
+       {{N, C}},
+       {},
+       [](Context& ctx, Inputs x, Parameters) {
+         return Tensors{dropout(ctx, x[0], 0.3f, hash_name("test"), N)};
+       }},
+      {"gelu", {{N, C}}, {}, [](Context& ctx, Inputs x, Parameters) { return Tensors{gelu(ctx, x[0])}; }},
+  };
+}
+
+std::vector<OpRow> linear_rows() {
+  return {
+      {"linear",
+       {{N, C}},
+       {{"w", {V, C}}, {"b", {V}}},
+       [](Context& ctx, Inputs x, Parameters p) { return Tensors{linear(ctx, x[0], p[0], &p[1])}; }},
+      {"linear_without_bias",
+       {{N, C}},
+       {{"w", {V, C}}},
+       [](Context& ctx, Inputs x, Parameters p) { return Tensors{linear(ctx, x[0], p[0], nullptr)}; }},
+      {"linear_of_one_row",
+       {{1, C}},
+       {{"w", {V, C}}, {"b", {V}}},
+       [](Context& ctx, Inputs x, Parameters p) { return Tensors{linear(ctx, x[0], p[0], &p[1])}; }},
+      {"linear_used_twice",
+       {{N, C}},
+       {{"w", {C, C}}, {"b", {C}}},
+       [](Context& ctx, Inputs x, Parameters p) {
+         return Tensors{linear(ctx, scale(ctx, linear(ctx, x[0], p[0], &p[1]), 0.05f), p[0], &p[1])};
+       }},
+  };
+}
+
+std::vector<OpRow> mlp_rows() {
+  const std::vector<ParameterRow> parameters{{"up_w", {V, C}}, {"up_b", {V}}, {"down_w", {C, V}}, {"down_b", {C}}};
+  // Scaled down so that gelu's argument is about 1, where its slope is neither 0 nor 1.
+  const auto row = [&](const char* name, bool recompute_gelu) {
+    return OpRow{name, {{N, C}}, parameters, [recompute_gelu](Context& ctx, Inputs x, Parameters p) {
+                   return Tensors{mlp(ctx, scale(ctx, x[0], 0.06f), {p[0], &p[1], p[2], &p[3]}, recompute_gelu)};
+                 }};
+  };
+  const OpRow::Run without_bias = [](Context& ctx, Inputs x, Parameters p) {
+    return Tensors{mlp(ctx, scale(ctx, x[0], 0.06f), {p[0], nullptr, p[1], nullptr})};
+  };
+  return {row("mlp", false),
+          row("mlp_recomputing_gelu", true),
+          {"mlp_without_bias", {{N, C}}, {{"up_w", {V, C}}, {"down_w", {C, V}}}, without_bias}};
+}
+
+std::vector<OpRow> layer_norm_rows() {
+  const std::vector<ParameterRow> wb{{"w", {C}}, {"b", {C}}};
+  return {
+      {"layer_norm",
+       {{N, C}},
+       wb,
+       [](Context& ctx, Inputs x, Parameters p) { return Tensors{layer_norm(ctx, x[0], p[0], &p[1])}; }},
+      {"layer_norm_without_bias",
+       {{N, C}},
+       {{"w", {C}}},
+       [](Context& ctx, Inputs x, Parameters p) { return Tensors{layer_norm(ctx, x[0], p[0], nullptr)}; }},
+      {"add_layer_norm",
+       {{N, C}, {N, C}},
+       wb,
+       [](Context& ctx, Inputs x, Parameters p) {
+         const AddNormOutputs out = add_layer_norm(ctx, x[0], x[1], p[0], &p[1]);
+         return Tensors{out.residual, out.normed};
+       }},
+      {"add_layer_norm_without_delta",
+       {{N, C}},
+       wb,
+       [](Context& ctx, Inputs x, Parameters p) {
+         const AddNormOutputs out = add_layer_norm(ctx, x[0], {}, p[0], &p[1]);
+         return Tensors{out.residual, out.normed};
+       }},
+      {"add_layer_norm_normed_alone",
+       {{N, C}, {N, C}},
+       wb,
+       [](Context& ctx, Inputs x, Parameters p) {
+         return Tensors{add_layer_norm(ctx, x[0], x[1], p[0], &p[1]).normed};
+       }},
+  };
+}
+
+std::vector<OpRow> table_rows() {
+  return {
+      {"embedding",
+       {},
+       {{"w", {V, C}}},
+       [](Context& ctx, Inputs, Parameters p) {
+         return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], nullptr)};
+       }},
+      {"embedding_with_positions",
+       {},
+       {{"w", {V, C}}, {"positions", {N, C}}},
+       [](Context& ctx, Inputs, Parameters p) {
+         return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], &p[1], 5)};
+       }},
+      {"classifier",
+       {{N, C}},
+       {{"w", {V, C}}},
+       [](Context& ctx, Inputs x, Parameters p) {
+         return Tensors{
+             classifier_loss(ctx, scale(ctx, x[0], 0.1f), p[0], targets_below(ctx, V), 1.0f / N, V)};
+       }},
+      {"classifier_with_padding",
+       {{N, C}},
+       {{"w", {V, C}}},
+       [](Context& ctx, Inputs x, Parameters p) {
+         return Tensors{
+             classifier_loss(ctx, scale(ctx, x[0], 0.1f), p[0], targets_below(ctx, V - 9), 0.5f, V - 9)};
+       }},
+      {"tied_embedding_and_classifier",
+       {},
+       {{"w", {V, C}}},
+       [](Context& ctx, Inputs, Parameters p) {
+         const Tensor h = embedding(ctx, tokens_below(ctx, V, {1, N}), p[0], nullptr);
+         return Tensors{classifier_loss(ctx, scale(ctx, h, 0.1f), p[0], targets_below(ctx, V), 1.0f / N, V)};
+       }},
+  };
+}
+
+std::vector<OpRow> attention_rows() {
+  const auto row = [](const char* name, AttentionShape shape) {
+    const Shape qkv{shape.batch * shape.tokens, shape.qkv_width()};
+    return OpRow{name, {qkv}, {}, [shape](Context& ctx, Inputs x, Parameters) {
+                   return Tensors{attention(ctx, x[0], shape)};
+                 }};
+  };
+  return {
+      row("attention_causal", {.batch = 2, .tokens = 37, .heads = 3, .kv_heads = 3, .head_dim = 19}),
+      row("attention_of_all_tokens",
+          {.batch = 2, .tokens = 70, .heads = 2, .kv_heads = 2, .head_dim = 33, .causal = false}),
+      row("attention_grouped", {.batch = 1, .tokens = 67, .heads = 6, .kv_heads = 2, .head_dim = 16}),
+  };
+}
+
+}  // namespace
+
+std::vector<OpRow> op_rows() {
+  std::vector<OpRow> rows;
+  for (const auto& part :
+       {elementwise_rows(), linear_rows(), mlp_rows(), layer_norm_rows(), table_rows(), attention_rows()})
+    rows.insert(rows.end(), part.begin(), part.end());
+  return rows;
+}
+
+}  // namespace trireme

@@ -1,0 +1,153 @@
+// Training on a GPU as a whole: the curve of the CPU, of itself, and of lower precisions; a replayed step; overflows.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include <cuda_runtime.h>
+
+#include "comm/solo_group.h"
+#include "launcher/trainer.h"
+#include "tests/cuda/gpu.h"
+
+namespace trireme {
+namespace {
+
+namespace fs = std::filesystem;
+
+class TrainerCuda : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    TRIREME_NEEDS_GPUS(1);
+    folder_ = fs::temp_directory_path() / ("trireme-cuda-" + std::to_string(getpid()));
+    fs::create_directories(folder_);
+    std::vector<int32_t> header(256, 0);
+    std::vector<uint16_t> tokens(40001);
+    uint32_t state = 1;  // words that follow one another by a rule, with some noise: there is something to learn
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      state = state * 1664525u + 1013904223u;
+      const uint32_t noise = (state >> 24) % 4 == 0 ? (state >> 16) % 60 : 0;
+      tokens[i] = static_cast<uint16_t>(((i ? tokens[i - 1] * 7u + 3u : 1u) + noise) % 60u);
+    }
+    header[0] = 20240520, header[1] = 1, header[2] = static_cast<int32_t>(tokens.size());
+    std::ofstream out(folder_ / "train.bin", std::ios::binary);
+    out.write(reinterpret_cast<const char*>(header.data()), 1024);
+    out.write(reinterpret_cast<const char*>(tokens.data()), static_cast<std::streamsize>(2 * tokens.size()));
+  }
+  void TearDown() override {
+    if (!folder_.empty()) fs::remove_all(folder_);
+  }
+
+  Config config(const std::string& device, const std::string& compute) {
+    Config c;
+    c.model.layers = 3, c.model.heads = 4, c.model.width = 128, c.model.context = 128, c.model.vocab = 64;
+    c.model.dropout = 0.1;
+    c.data.train = {{(folder_ / "train.bin").string(), 1.0}};
+    c.batch.global = 16, c.batch.micro = 8;
+    c.optim.lr = 2e-3;
+    c.optim.schedule = {"cosine", 10, 0.1, 0};
+    c.precision.compute = compute;
+    c.run.device = device;
+    c.run.steps = 1000;
+    c.run.out = (folder_ / std::to_string(++runs_)).string();
+    c.run.tensorboard = false;
+    c.checkpoint.every = 0;
+    return c;
+  }
+  std::vector<StepMetrics> train(const Config& c, int count) {
+    SoloGroup group;
+    Trainer trainer(c, group);
+    std::vector<StepMetrics> steps;
+    for (int i = 0; i < count; ++i) steps.push_back(trainer.step());
+    return steps;
+  }
+  static double mean_of_last(const std::vector<StepMetrics>& steps, size_t count) {
+    double sum = 0.0;
+    for (size_t i = steps.size() - count; i < steps.size(); ++i) sum += steps[i].loss;
+    return sum / static_cast<double>(count);
+  }
+
+  fs::path folder_;
+  int runs_ = 0;
+};
+
+TEST_F(TrainerCuda, LossesInF32AreThoseOfTheCpu) {
+  const auto cpu = train(config("cpu", "f32"), 20), gpu = train(config("cuda", "f32"), 20);
+  for (size_t i = 0; i < cpu.size(); ++i) {
+    EXPECT_NEAR(gpu[i].loss, cpu[i].loss, 1e-4 * cpu[i].loss) << "step " << i + 1;
+    EXPECT_NEAR(gpu[i].grad_norm, cpu[i].grad_norm, 1e-3 * cpu[i].grad_norm) << "step " << i + 1;
+  }
+}
+
+TEST_F(TrainerCuda, TwoRunsAreTheSameBitForBit) {
+  for (const char* compute : {"f32", "bf16"}) {
+    const auto a = train(config("cuda", compute), 12), b = train(config("cuda", compute), 12);
+    for (size_t i = 0; i < a.size(); ++i) {
+      EXPECT_EQ(a[i].loss, b[i].loss) << compute << " step " << i + 1;
+      EXPECT_EQ(a[i].grad_norm, b[i].grad_norm) << compute << " step " << i + 1;
+    }
+  }
+}
+
+TEST_F(TrainerCuda, AReplayedStepIsTheStepItself) {
+  Config launched = config("cuda", "bf16"), replayed = config("cuda", "bf16");
+  launched.run.cuda_graph = "off";
+  replayed.run.cuda_graph = "auto";
+  const auto a = train(launched, 10), b = train(replayed, 10);
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_EQ(a[i].loss, b[i].loss) << "step " << i + 1;
+}
+
+TEST_F(TrainerCuda, LowerPrecisionsLearnLikeF32) {
+  constexpr int kSteps = 200;
+  const double f32 = mean_of_last(train(config("cuda", "f32"), kSteps), 20);
+  EXPECT_LT(f32, 3.0);  // it learnt something: chance is ln 60 = 4.1
+  for (const char* compute : {"tf32", "bf16", "f16"})
+    EXPECT_NEAR(mean_of_last(train(config("cuda", compute), kSteps), 20), f32, 0.01 * f32) << compute;
+}
+
+TEST_F(TrainerCuda, OverflowsInF16ShrinkTheScaleAndMoveNothing) {
+  Config c = config("cuda", "f16");
+  c.precision.initial_scale = 0x1p40;  // beyond f16's range whatever the gradient
+  c.precision.backoff = 0x1p-10;
+  c.precision.growth_interval = 4;
+  SoloGroup group;
+  Trainer trainer(c, group);
+  const auto weight = [&] {
+    const Tensor& data = trainer.model().parameter("h.0.mlp.up.weight").data;
+    std::vector<uint16_t> host(static_cast<size_t>(data.numel()));
+    cudaMemcpy(host.data(), data.raw(), data.bytes(), cudaMemcpyDeviceToHost);
+    return host;
+  };
+  const auto before = weight();
+  double scale = 0x1p40;
+  StepMetrics m = trainer.step();
+  for (; m.skipped && scale > 1.0; m = trainer.step()) {
+    EXPECT_EQ(m.loss_scale, scale);
+    scale *= 0x1p-10;
+    EXPECT_EQ(weight(), before);
+  }
+  EXPECT_LT(scale, 0x1p40);
+  EXPECT_FALSE(m.skipped);
+  EXPECT_NE(weight(), before);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(trainer.step().loss_scale, scale);
+  EXPECT_EQ(trainer.step().loss_scale, 2 * scale);
+}
+
+TEST_F(TrainerCuda, AResumedRunGoesOnBitForBit) {
+  Config c = config("cuda", "bf16");
+  SoloGroup group;
+  std::vector<StepMetrics> straight;
+  {
+    Trainer trainer(c, group);
+    for (int i = 0; i < 4; ++i) trainer.step();
+    trainer.save();
+    for (int i = 0; i < 4; ++i) straight.push_back(trainer.step());
+  }
+  Trainer resumed(c, group);
+  for (const StepMetrics& m : straight) EXPECT_EQ(resumed.step().loss, m.loss) << m.step;
+}
+
+}  // namespace
+}  // namespace trireme

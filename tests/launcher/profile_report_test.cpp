@@ -1,0 +1,42 @@
+// The table of a profile: sums by operation and kernel, and what of communication is exposed.
+#include "launcher/profile_report.h"
+
+#include <gmock/gmock.h>
+
+namespace trireme {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int64_t kMs = 1'000'000;
+
+TEST(ProfileReport, SumsByOperationAndKernelAndFindsWhatIsExposed) {
+  // Two steps of 10 ms. Communication runs from 4 to 8 ms beside a product until 6 ms: 2 ms are exposed.
+  const std::vector<DeviceActivity> activities{
+      {"gemm", 0, 6 * kMs, false, {"forward", "linear"}},
+      {"ncclDevKernel_AllReduce", 4 * kMs, 8 * kMs, true, {"backward"}},
+      {"gemm", 10 * kMs, 14 * kMs, false, {"backward", "linear"}},
+      {"fill", 14 * kMs, 16 * kMs, false, {}},
+  };
+  const std::string table = profile_table({2, 0, 20 * kMs, 1e12, 1e15}, activities);
+  EXPECT_THAT(table, HasSubstr("2 steps of 10.000 ms, 100.0 TFLOP/s, 10.0% of the peak measured"));
+  EXPECT_THAT(table, HasSubstr("the device is idle 3.000 ms a step; communication 2.000 ms, of which 1.000 ms exposed"));
+  EXPECT_THAT(table, HasSubstr("     3.000   30.0%        0.5  forward: linear"));
+  EXPECT_THAT(table, HasSubstr("     2.000   20.0%        0.5  backward: linear"));
+  EXPECT_THAT(table, HasSubstr("     1.000   10.0%        0.5  outside of a step"));
+  EXPECT_THAT(table, HasSubstr("     5.000   50.0%        1.0  gemm"));
+}
+
+TEST(ProfileReport, OfAHostThatDoesTheWorkItselfIsMadeOfSpans) {
+  using Lane = Tracer::Lane;
+  const std::vector<Tracer::Span> spans{{Lane::compute, "linear", 1000, 3000, -1},
+                                        {Lane::compute, "linear", 4000, 5000, -1},
+                                        {Lane::communication, "all_reduce", 4000, 6000, 64},
+                                        {Lane::compute, "linear", 0, 900, -1}};  // before the first step
+  const std::string table = profile_table({1, 1000 * 1000, 11000 * 1000, 0.0, 0.0}, spans);
+  EXPECT_THAT(table, HasSubstr("     3.000   30.0%        2.0  linear"));
+  EXPECT_THAT(table, HasSubstr("     2.000   20.0%        1.0  all_reduce"));
+}
+
+}  // namespace
+}  // namespace trireme
