@@ -58,7 +58,8 @@ microseconds DeviceEngine::pause() const {
   microseconds period = kIssuedPeriod;
   for (const auto& [key, queue] : queues_) {
     if (queue.num_issued < queue.operations.size()) return kUnissuedPeriod;
-    if (queue.operations.front()->options.tracer) period = kTracedPeriod;
+    const Tracer* tracer = queue.operations.front()->options.tracer;
+    if (tracer && tracer->recording()) period = kTracedPeriod;
   }
   return period;
 }
@@ -151,7 +152,7 @@ void DeviceEngine::check_time(const DeviceOperation& operation, Clock::time_poin
 
 void DeviceEngine::finish(DeviceOperation& operation) {
   operation.release();
-  if (Tracer* tracer = operation.options.tracer)
+  if (Tracer* tracer = operation.options.tracer; tracer && tracer->recording())
     tracer->add(Tracer::Lane::communication, operation.text(), operation.begun_us_, Tracer::now_us(),
                 static_cast<int64_t>(operation.bytes));
   operation.stage_.store(DeviceOperation::Stage::finished, std::memory_order_release);

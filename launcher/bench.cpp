@@ -47,12 +47,13 @@ std::string to_table(std::span<const BenchResult> results) {
     size_width = std::max(size_width, r.size.size());
   }
   const bool tera = std::ranges::any_of(results, [](const BenchResult& r) { return r.gflop_per_s() >= 1e4; });
-  std::string table = fmt::format("{:<{}}  {:<{}}  {:>12}  {:>9}  {:>8}\n", "what", name_width, "size",
-                                  size_width, "time", tera ? "TFLOP/s" : "GFLOP/s", "GB/s");
+  const bool bus = std::ranges::any_of(results, [](const BenchResult& r) { return r.bus_factor > 0; });
+  std::string table = fmt::format("{:<{}}  {:<{}}  {:>12}  {:>9}  {:>8}{}\n", "what", name_width, "size", size_width, "time",
+                                  tera ? "TFLOP/s" : "GFLOP/s", "GB/s", bus ? "  bus GB/s" : "");
   for (const BenchResult& r : results)
-    table +=
-        fmt::format("{:<{}}  {:<{}}  {:>9.1f} us  {:>9}  {:>8}\n", r.name, name_width, r.size, size_width,
-                    r.seconds * 1e6, rate(r.flop, r.gflop_per_s() / (tera ? 1e3 : 1.0)), rate(r.bytes, r.gb_per_s()));
+    table += fmt::format("{:<{}}  {:<{}}  {:>9.1f} us  {:>9}  {:>8}{}\n", r.name, name_width, r.size, size_width,
+                         r.seconds * 1e6, rate(r.flop, r.gflop_per_s() / (tera ? 1e3 : 1.0)), rate(r.bytes, r.gb_per_s()),
+                         bus ? fmt::format("  {:>8}", rate(r.bus_factor, r.bus_gb_per_s())) : "");
   return table;
 }
 

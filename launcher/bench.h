@@ -17,9 +17,11 @@ struct BenchResult {
   double seconds = 0.0;  // the fastest of several runs
   double flop = 0.0;     // of one run; 0: not what it is about
   double bytes = 0.0;    // read and written by one run (kernels), or of the tensor (collectives); 0: likewise
+  double bus_factor = 0.0;  // collectives: how many times `bytes` cross the slowest link, if all links share the work
 
   double gflop_per_s() const { return flop / seconds * 1e-9; }
   double gb_per_s() const { return bytes / seconds * 1e-9; }
+  double bus_gb_per_s() const { return gb_per_s() * bus_factor; }
 };
 
 /// The fastest run of `body`, after one to warm up, of as many as fit into `budget_s` (at least three). On a device that
@@ -30,10 +32,13 @@ double fastest_seconds(Context& ctx, double budget_s, const std::function<void()
 /// briefly).
 std::vector<BenchResult> bench_kernels(Context& ctx, DType dtype, bool quick);
 
-/// Every collective in several sizes. All ranks of the group call it; the times are this rank's.
+/// Every collective in several sizes, of tensors of the context's device, which `group` must take. All ranks of the group
+/// call it; the times are this rank's. Rates are those of nccl-tests: bytes of the whole tensor over the time, and
+/// `bus_factor` times that, which does not depend on the number of ranks.
+/// https://github.com/NVIDIA/nccl-tests/blob/master/doc/PERFORMANCE.md
 std::vector<BenchResult> bench_collectives(Context& ctx, Group& group, bool quick);
 
-/// Aligned columns with a heading; products in TFLOP/s when one reaches ten.
+/// Aligned columns with a heading; products in TFLOP/s when one reaches ten, and a column of bus rates where there are any.
 std::string to_table(std::span<const BenchResult> results);
 
 }  // namespace trireme

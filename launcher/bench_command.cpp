@@ -5,10 +5,14 @@
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "comm/device_group.h"
 #include "comm/local/local_world.h"
+#include "comm/staged_group.h"
 #include "comm/world.h"
 #include "launcher/bench.h"
+#include "launcher/choose_device.h"
 #include "launcher/commands.h"
 #include "launcher/machine.h"
 #include "optim/kernels.h"
@@ -33,62 +37,74 @@ Json to_json(const std::vector<BenchResult>& results) {
     Json entry{{"name", r.name}, {"size", r.size}, {"time_us", r.seconds * 1e6}};
     if (r.flop > 0) entry["gflop_per_s"] = r.gflop_per_s();
     if (r.bytes > 0) entry["gb_per_s"] = r.gb_per_s();
+    if (r.bus_factor > 0) entry["bus_gb_per_s"] = r.bus_gb_per_s();
     list.push_back(std::move(entry));
   }
   return list;
 }
 
-/// Collectives between two threads of this process; rank 0's times.
-std::vector<BenchResult> bench_local_collectives(const Context& ctx, bool quick) {
-  std::vector<BenchResult> results;
-  LocalWorld(kLocalRanks).run([&](Group& world) {
-    Context own = ctx;
-    std::vector<BenchResult> measured = bench_collectives(own, world, quick);
-    if (world.rank() == 0) results = std::move(measured);
-  });
-  return results;
+std::unique_ptr<Backend> make_backend(const Options& options, Device device) {
+  const bool on_gpu = device.kind == DeviceKind::cuda;
+  if (!on_gpu && (options.dtype == "tf32" || options.dtype == "f16"))
+    throw ConfigError(fmt::format("--dtype {}: the host has no kernels for it; use f32 or bf16, or --device cuda", options.dtype));
+  auto backend = on_gpu ? make_cuda_backend({.index = device.index, .tf32 = options.dtype == "tf32"}) : make_cpu_backend();
+  register_optimizer_kernels(*backend);
+  return backend;
 }
 
-/// The backend to measure kernels on; ranks of one machine have a GPU each.
-std::unique_ptr<Backend> make_bench_backend(const Options& options, Group& world) {
-  const int gpus = num_cuda_devices();
-  if (options.device == "cuda" || (options.device == "auto" && gpus > 0))
-    return make_cuda_backend({.index = world.rank() % std::max(gpus, 1), .tf32 = options.dtype == "tf32"});
-  if (options.dtype == "tf32" || options.dtype == "f16")
-    throw ConfigError(fmt::format("--dtype {}: the host has no kernels for it; use f32 or bf16, or --device cuda", options.dtype));
-  return make_cpu_backend();
+struct Collectives {
+  std::vector<BenchResult> results;
+  std::string between;
+};
+
+Collectives bench_ranks(Context& ctx, Group& world, std::string between, bool quick) {
+  const auto group = make_device_group(world, *ctx.backend, "bench");
+  if (ctx.backend->device().kind == DeviceKind::cuda)
+    between += dynamic_cast<const comm::StagedGroup*>(group.get()) ? " with GPUs, through host memory" : " with GPUs, by NCCL";
+  return {bench_collectives(ctx, *group, quick), std::move(between)};
+}
+
+/// Collectives between threads of this process, each with a GPU where there are several; rank 0's times.
+Collectives bench_threads(Context& ctx, const Options& options) {
+  const bool on_gpus = ctx.backend->device().kind == DeviceKind::cuda;
+  const int ranks = on_gpus ? std::max(kLocalRanks, num_cuda_devices()) : kLocalRanks;
+  Collectives collectives;
+  LocalWorld(ranks).run([&](Group& world) {
+    std::optional<Engine> own;
+    if (on_gpus) own.emplace(make_backend(options, choose_device("cuda", world)));
+    Context rank_ctx = own ? own->context() : ctx;
+    Collectives measured = bench_ranks(rank_ctx, world, "threads of this process", options.quick);
+    if (world.rank() == 0) collectives = std::move(measured);
+  });
+  return collectives;
 }
 
 /// All ranks of mpirun measure, as they would all compute in training; rank 0 reports.
 void run_rank(const Options& options, Group& world) {
-  Engine device(make_bench_backend(options, world));
-  register_optimizer_kernels(device.backend());
-  Context device_ctx = device.context();
+  Engine engine(make_backend(options, choose_device(options.device, world)));
+  Context ctx = engine.context();
+  const int threads = engine.backend().num_threads();
+  const std::string device = to_string(engine.backend().device());
   const DType dtype = options.dtype == "tf32" ? DType::f32 : parse_dtype(options.dtype);
-  const auto kernels = bench_kernels(device_ctx, dtype, options.quick);
-  Engine host(make_cpu_backend());  // collectives are those of host memory
-  Context ctx = host.context();
-  const int threads = host.backend().num_threads();
-  const bool local = world.size() == 1;
-  const auto collectives =
-      local ? bench_local_collectives(ctx, options.quick) : bench_collectives(ctx, world, options.quick);
+  const auto kernels = bench_kernels(ctx, dtype, options.quick);
+  const Collectives collectives =
+      world.size() == 1 ? bench_threads(ctx, options) : bench_ranks(ctx, world, "processes", options.quick);
   if (world.rank() != 0) return;
-  const char* ranks = local ? "threads of this process" : "processes";
   if (options.json) {
     const Json machine{{"cpu", cpu_model()},
                        {"cores", detect_machine().cores},
                        {"threads", threads},
-                       {"device", to_string(device.backend().device())},
+                       {"device", device},
                        {"dtype", options.dtype}};
     const Json all{{"machine", machine},
                    {"kernels", to_json(kernels)},
-                   {"collectives_between", ranks},
-                   {"collectives", to_json(collectives)}};
+                   {"collectives_between", collectives.between},
+                   {"collectives", to_json(collectives.results)}};
     fmt::print("{}\n", all.dump(2));
   } else {
     fmt::print("{}, {} threads; kernels on {} in {}\n\n{}\nBetween {} (GB/s: bytes of the whole tensor over the time)\n\n{}",
-               cpu_model(), threads, to_string(device.backend().device()), options.dtype, to_table(kernels), ranks,
-               to_table(collectives));
+               cpu_model(), threads, device, options.dtype, to_table(kernels), collectives.between,
+               to_table(collectives.results));
   }
 }
 
@@ -102,7 +118,7 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--dtype", options->dtype, "Type of activations and weights")
       ->check(CLI::IsMember({"f32", "tf32", "bf16", "f16"}))
       ->capture_default_str();
-  command->add_option("--device", options->device, "Where kernels are measured; auto: a GPU where there is one")
+  command->add_option("--device", options->device, "Where to measure; auto: a GPU for each rank where there are so many")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
   command->footer(

@@ -127,9 +127,10 @@ class NcclOperation final : public DeviceOperation {
   bool launching_ = false;
 };
 
-/// Whether no two ranks are on one GPU, which NCCL refuses. Collective.
+/// Whether no two ranks are on one GPU, which NCCL refuses. Collective. (Devices of tests are not on the machine.)
 bool have_own_gpus(Group& host, int device) {
-  std::array<int64_t, 2> mine{machine_id(), fingerprint(cuda_device_address(device))};
+  const std::string address = device < num_cuda_devices() ? cuda_device_address(device) : "";
+  std::array<int64_t, 2> mine{machine_id(), fingerprint(address)};
   std::vector<int64_t> all(mine.size() * static_cast<size_t>(host.size()));
   host.all_gather(wrap_host(std::span<int64_t>(mine)), wrap_host(std::span(all)), "GPUs").wait();
   std::set<std::pair<int64_t, int64_t>> gpus;
