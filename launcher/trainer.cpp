@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/data/batch_plan.h"
+#include "launcher/choose_device.h"
 #include "launcher/data_info.h"
 #include "launcher/peak.h"
 #include "launcher/profile_report.h"
@@ -20,11 +21,11 @@
 namespace trireme {
 namespace {
 
-std::unique_ptr<Backend> make_backend(const Config& config) {
-  const bool cuda = config.run.device == "cuda" || (config.run.device == "auto" && num_cuda_devices() > 0);
-  auto backend = cuda ? make_cuda_backend({.index = 0, .tf32 = config.precision.compute == "tf32"})
-                      : make_cpu_backend(static_cast<int>(config.run.threads));
-  check_precision(config.precision, backend->device());
+std::unique_ptr<Backend> make_backend(const Config& config, Group& world) {
+  const Device device = choose_device(config.run.device, world);
+  check_precision(config.precision, device);
+  const CudaOptions cuda{.index = device.index, .tf32 = config.precision.compute == "tf32", .deterministic = config.run.deterministic};
+  auto backend = device.kind == DeviceKind::cuda ? make_cuda_backend(cuda) : make_cpu_backend(static_cast<int>(config.run.threads));
   register_optimizer_kernels(*backend);
   return backend;
 }
@@ -48,7 +49,7 @@ Trainer::Trainer(Config config, Group& world, SignalRequests* signals)
       world_(world),
       signals_(signals),
       tracer_(std::make_unique<Tracer>(world.rank(), fmt::format("rank {}", world.rank()))),
-      engine_(make_backend(config_)),
+      engine_(make_backend(config_, world)),
       ctx_(engine_.context()),
       mesh_(config_.parallel, with_options(world, config_.run, tracer_.get()), engine_.backend(),
             {static_cast<int>(config_.sync.nccl_ctas)}),

@@ -22,8 +22,9 @@ void attention_backward(Context& ctx, const Tensor& qkv, const Tensor& out, cons
 
 }  // namespace
 
-void add_attention_kernels(Backend& backend) {
+void add_attention_kernels(Backend& backend, bool deterministic) {
   backend.add_state(std::make_shared<CudnnAttention>());
+  backend.state<CudnnAttention>().options.deterministic = deterministic;
   backend.add_kernel<AttentionForwardKernel>(&attention_forward);
   backend.add_kernel<AttentionBackwardKernel>(&attention_backward);
   add_attention_decode(backend);
