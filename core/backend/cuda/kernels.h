@@ -10,6 +10,7 @@ void add_linear_kernels(Backend& backend, const CudaOptions& options);
 void add_gelu_kernels(Backend& backend);
 void add_mlp_kernels(Backend& backend);
 void add_layer_norm_kernels(Backend& backend);
+void add_layer_norm_backward(Backend& backend);
 void add_attention_kernels(Backend& backend, bool deterministic);
 void add_embedding_kernels(Backend& backend);
 void add_classifier_kernels(Backend& backend);
