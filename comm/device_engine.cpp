@@ -45,6 +45,11 @@ void DeviceEngine::submit(std::shared_ptr<DeviceOperation> operation) {
 
 void DeviceEngine::run_thread() {
   Lock lock(mutex_);
+  try {
+    link_->enter_thread();
+  } catch (const std::exception& e) {
+    take_failure(e, nullptr);
+  }
   while (!stopping_) {
     if (queues_.empty()) {
       changed_.wait(lock);

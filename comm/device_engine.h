@@ -22,6 +22,8 @@ namespace trireme::comm {
 class DeviceLink {
  public:
   virtual ~DeviceLink() = default;
+  /// The engine's thread begins: makes its device the current one, so that no other device is touched by that thread.
+  virtual void enter_thread() = 0;
   /// Throws when it is broken, so that what is issued will never be done.
   virtual void check() {}
   /// Ends what is issued, without results.

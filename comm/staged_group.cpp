@@ -109,6 +109,9 @@ StagedLink::~StagedLink() {
   }
 }
 
+/// A backend makes its device the current one when it is asked for something of that device.
+void StagedLink::enter_thread() { static_cast<void>(backend_.make_event()); }
+
 Group& StagedLink::exchange(const GroupOptions& options) {
   exchange_->set_options({options.timeout_ms, /*tracer=*/nullptr});  // the operation has a span of its own
   return *exchange_;

@@ -18,6 +18,7 @@ class StagedLink final : public DeviceLink {
   StagedLink(std::unique_ptr<Group> exchange, Backend& backend);
   ~StagedLink() override;
 
+  void enter_thread() override;
   /// The host group, with these options.
   Group& exchange(const GroupOptions& options);
   Backend& backend() { return backend_; }

@@ -11,7 +11,7 @@
 namespace trireme::comm {
 namespace {
 
-constexpr auto kPatience = std::chrono::seconds(1);
+constexpr auto kFinalizePatience = std::chrono::seconds(1), kReleasePatience = std::chrono::seconds(5);
 constexpr auto kPause = std::chrono::microseconds(200);
 
 /// The stream belongs to the device that is current when it is made.
@@ -45,16 +45,35 @@ Communicator::Communicator(std::string purpose, const ncclUniqueId& id, int rank
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
   if (settings.ctas > 0) config.minCTAs = config.maxCTAs = settings.ctas;
-  check_nccl(ncclCommInitRankConfig(&comm_, size, id, rank, &config), fmt::format("connecting the GPUs for {}", purpose_));
+  const ncclResult_t result = ncclCommInitRankConfig(&comm_, size, id, rank, &config);
+  try {
+    check_nccl(result, fmt::format("connecting the GPUs for {}", purpose_));
+  } catch (const CommError&) {
+    abort();
+    throw;
+  }
 }
 
 Communicator::~Communicator() {
-  if (!comm_) return;
-  if (std::uncaught_exceptions() == 0 && connected_ && !broken_ && finalize()) {
-    ncclCommDestroy(comm_);
-  } else {
-    abort();
+  if (comm_ && std::uncaught_exceptions() == 0 && connected_ && !broken_ && finalize()) release(&ncclCommDestroy);
+  abort();
+  if (released_.valid()) released_.wait_for(kReleasePatience);
+}
+
+/// What frees a communicator waits for the device, so for whatever else runs there and may hang: it has a thread of its
+/// own, which nobody has to wait for.
+void Communicator::release(ncclResult_t (*call)(ncclComm_t)) noexcept {
+  try {
+    std::promise<void> done;
+    released_ = done.get_future();
+    std::thread([call, comm = comm_, device = device_, done = std::move(done)]() mutable {
+      cudaSetDevice(device);
+      call(comm);
+      done.set_value();
+    }).detach();
+  } catch (const std::exception&) {  // no more threads: it stays until the process ends
   }
+  comm_ = nullptr;
 }
 
 /// Everything that was queued is done, and connections are closed; false when that takes too long.
@@ -62,7 +81,7 @@ bool Communicator::finalize() noexcept {
   cudaSetDevice(device_);
   const ncclResult_t begun = ncclCommFinalize(comm_);
   if (begun != ncclSuccess && begun != ncclInProgress) return false;
-  for (const Clock::time_point deadline = Clock::now() + kPatience; Clock::now() < deadline;
+  for (const Clock::time_point deadline = Clock::now() + kFinalizePatience; Clock::now() < deadline;
        std::this_thread::sleep_for(kPause)) {
     ncclResult_t state = ncclSuccess;
     if (ncclCommGetAsyncError(comm_, &state) != ncclSuccess) return false;
@@ -72,9 +91,7 @@ bool Communicator::finalize() noexcept {
 }
 
 void Communicator::abort() noexcept {
-  if (!comm_) return;
-  cudaSetDevice(device_);
-  ncclCommAbort(std::exchange(comm_, nullptr));
+  if (comm_) release(&ncclCommAbort);
 }
 
 bool Communicator::is_ready() {

@@ -8,6 +8,7 @@
 #include <nccl.h>
 
 #include <functional>
+#include <future>
 #include <string>
 
 #include "comm/operation.h"
@@ -33,7 +34,7 @@ class Communicator {
   /// Begins to connect rank `rank` of `size`, all of which do so with the same `id`. `purpose` is for messages: "group
   /// 'gradients'".
   Communicator(std::string purpose, const ncclUniqueId& id, int rank, int size, const NcclSettings& settings);
-  /// In an orderly way (a second at most) where it is sound and nothing passes by; else as abort().
+  /// In an orderly way where it is sound and no exception passes by; else as abort(). Takes seconds at most.
   ~Communicator();
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
@@ -48,19 +49,21 @@ class Communicator {
   bool launched() { return is_ready(); }
   /// CommError when something went wrong since, such as a connection that broke.
   void check() { static_cast<void>(is_ready()); }
-  /// Ends what is running: its kernels leave the GPU without results. Not to be used afterwards.
+  /// Ends what is running: its kernels leave the GPU, without results. Returns at once. Not to be used afterwards.
   void abort() noexcept;
 
  private:
   bool is_ready();
   bool finalize() noexcept;
+  void release(ncclResult_t (*call)(ncclComm_t)) noexcept;
 
   const std::string purpose_;
   const int device_;
   const std::chrono::milliseconds timeout_;
   const Clock::time_point begin_;
   cuda::CudaStream stream_;
-  ncclComm_t comm_ = nullptr;  // null: aborted
+  ncclComm_t comm_ = nullptr;  // null: given away to be freed
+  std::future<void> released_;
   bool connected_ = false;
   bool broken_ = false;
 };

@@ -69,6 +69,8 @@ Communicator* NcclLink::find(const QueueKey& queue, const std::string& label, in
   return channel.communicator.get();
 }
 
+void NcclLink::enter_thread() { cuda::check(cudaSetDevice(settings_.device), "cudaSetDevice"); }
+
 Work NcclLink::meeting_of(const QueueKey& queue) const {
   const auto found = channels_.find(queue);
   return found == channels_.end() ? Work() : found->second->id_exchanged;

@@ -26,6 +26,7 @@ class NcclLink final : public DeviceLink {
   /// Device memory of one i32, 0; once the collectives' communicator is connected.
   void* zero() const { return zero_.get(); }
 
+  void enter_thread() override;
   void check() override;
   void abort() noexcept override;
 

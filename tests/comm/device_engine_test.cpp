@@ -42,6 +42,7 @@ class Wire {
 struct WireLink final : comm::DeviceLink {
   WireLink(Wire& wire, Backend& backend) : wire(wire), stream(backend.make_stream()) {}
   ~WireLink() override { stream->synchronize(); }
+  void enter_thread() override {}
   void check() override {
     if (broken) throw CommError("the wire is cut");
   }

@@ -91,7 +91,7 @@ TEST_F(SharedGpu, StreamsWaitForResultsAndOperationsForStreams) {
     float wanted = 1;
     for (int i = 0; i < 4; ++i, wanted *= static_cast<float>(world.size()))
       rank.all_reduce(t, "again").wait(*rank.ctx.stream);
-    EXPECT_THAT(rank.read(t), Each(wanted));
+    EXPECT_EQ(std::ranges::count(rank.read(t), wanted), t.numel());
   });
 }
 
@@ -185,7 +185,7 @@ TEST_F(Nccl, RanksWithGpusOfTheirOwnConform) {
 TEST_F(Nccl, StreamsWaitForResultsAndOperationsForStreams) {
   LocalWorld(2, {.timeout_ms = 60'000}).run([](Group& world) {
     Rank rank(world);
-    const Tensor large = rank.filled(64 << 20, 1), small = rank.filled(3, 1);
+    const Tensor large = rank.filled(32 << 20, 1), small = rank.filled(3, 1);
     float wanted = 1;
     for (int i = 0; i < 4; ++i, wanted *= 2) {
       const Work work = rank.all_reduce(large, "large");
@@ -193,7 +193,7 @@ TEST_F(Nccl, StreamsWaitForResultsAndOperationsForStreams) {
       work.wait(*rank.ctx.stream);
     }
     EXPECT_THAT(rank.read(small), Each(wanted));
-    EXPECT_THAT(rank.read(large), Each(wanted));
+    EXPECT_EQ(std::ranges::count(rank.read(large), wanted), large.numel());
   });
 }
 
@@ -210,7 +210,7 @@ TEST_F(Nccl, FewerThreadBlocksGiveTheSameSums) {
     const auto group = make_device_group(world, rank.engine.backend(), "few", {.nccl_ctas = 2});
     const Tensor t = rank.filled(1 << 20, 1);
     group->all_reduce(t, ReduceOp::sum, "few", rank.ctx.stream).wait(*rank.ctx.stream);
-    EXPECT_THAT(rank.read(t), Each(2.0f));
+    EXPECT_EQ(std::ranges::count(rank.read(t), 2.0f), t.numel());
   });
 }
 

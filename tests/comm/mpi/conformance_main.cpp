@@ -3,10 +3,24 @@
 #include <cstdio>
 
 #include "comm/mpi/mpi_world.h"
+#include "comm/staged_group.h"
 #include "tests/comm/conformance.h"
+#include "tests/comm/fake_device.h"
+#include "tests/comm/host_view.h"
 #include "tests/comm/test_tensor.h"
 
 using namespace trireme;
+
+/// On the world itself, and under a group of device memory.
+static void run_cases(Group& world) {
+  FakeDevice device(world.rank());
+  const auto staged = view_from_host(comm::StagedGroup::make(world.duplicate("staged"), device), device);
+  for (const ConformanceCase& conformance_case : conformance_cases()) {
+    conformance_case.run(world);
+    conformance_case.run(*staged);
+    if (world.rank() == 0) std::printf("ok %s\n", std::string(conformance_case.name).c_str());
+  }
+}
 
 int main(int argc, char** argv) {
   MpiWorld mpi({.timeout_ms = 60'000});
@@ -17,10 +31,7 @@ int main(int argc, char** argv) {
     check(MpiWorld::launched(), "launched by mpirun");
     check(mpi.local_rank() == world.rank() && mpi.local_size() == world.size(),
           "all ranks are on this machine");
-    for (const ConformanceCase& conformance_case : conformance_cases()) {
-      conformance_case.run(world);
-      if (world.rank() == 0) std::printf("ok %s\n", std::string(conformance_case.name).c_str());
-    }
+    run_cases(world);
     mpi.finalize();
   } catch (const std::exception& e) {
     mpi.fail(e.what());
