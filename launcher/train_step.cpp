@@ -131,6 +131,8 @@ StepResult TrainStep::collect() {
   TRIREME_ASSERT(in_flight() > 0, "no step is in flight");
   const Slot& slot = slots_[static_cast<size_t>(collected_++) % kMaxInFlight];
   slot.done->synchronize();
+  // A device that gave a collective up goes on with what it has: those numbers are no result.
+  if (const auto failure = parts_.stats.failure()) throw CommError(*failure);
   const auto* host = static_cast<const float*>(slot.host.get());
   StepResult result;
   result.step = slot.step;

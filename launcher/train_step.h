@@ -53,7 +53,7 @@ class TrainStep {
 
   /// Forward, backward, reduction and update of `batch`, queued. At most kMaxInFlight may be in flight.
   void launch(const Batch& batch, double lr, StepRequests requests);
-  /// The oldest step in flight, waited for.
+  /// The oldest step in flight, waited for. CommError when a peer failed meanwhile.
   StepResult collect();
   size_t in_flight() const { return static_cast<size_t>(launched_ - collected_); }
 
