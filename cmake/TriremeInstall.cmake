@@ -13,6 +13,7 @@ install(DIRECTORY configs DESTINATION ${CMAKE_INSTALL_DATADIR}/trireme)
 install(EXPORT trireme NAMESPACE trireme:: FILE triremeTargets.cmake DESTINATION ${package_dir})
 write_basic_package_version_file(triremeConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 # The libraries are static, so whoever links them needs what they link: TriremeDependencies.cmake finds it for both.
-install(FILES cmake/triremeConfig.cmake cmake/TriremeDependencies.cmake
+configure_file(cmake/triremeConfig.cmake.in ${CMAKE_CURRENT_BINARY_DIR}/triremeConfig.cmake @ONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/triremeConfig.cmake cmake/TriremeDependencies.cmake cmake/TriremeCudaLibraries.cmake
               ${CMAKE_CURRENT_BINARY_DIR}/triremeConfigVersion.cmake
         DESTINATION ${package_dir})

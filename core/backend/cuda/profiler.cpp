@@ -128,13 +128,17 @@ void CUPTIAPI take_buffer(CUcontext, uint32_t, uint8_t* buffer, size_t, size_t v
   std::free(buffer);
 }
 
-/// "void trireme::cuda::map_kernel<float, ...>(...)" -> "trireme::cuda::map_kernel<float, ...>".
+/// "void trireme::cuda::map_kernel<float, ...>(...)" -> "map_kernel<float, ...>".
 std::string readable(const std::string& mangled) {
   int status = 0;
   std::unique_ptr<char, void (*)(void*)> full(abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, &status), std::free);
   std::string name = status == 0 ? full.get() : mangled;
   if (name.starts_with("void ")) name.erase(0, 5);
-  if (name.ends_with(')')) name.erase(std::min(name.size(), name.rfind(">(") != std::string::npos ? name.rfind(">(") + 1 : name.find('(')));
+  for (const std::string_view noise : {"(anonymous namespace)::", "trireme::cuda::"})
+    for (size_t at; (at = name.find(noise)) != std::string::npos;) name.erase(at, noise.size());
+  if (!name.ends_with(')')) return name;
+  const size_t arguments = name.rfind(">(");
+  name.erase(arguments == std::string::npos ? name.find('(') : arguments + 1);
   return name;
 }
 
