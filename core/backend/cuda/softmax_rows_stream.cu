@@ -52,9 +52,9 @@ __device__ inline void wait(uint64_t* barrier, unsigned parity) {
   asm volatile(
       "{\n"
       " .reg .pred done;\n"
-      "again:\n"
+      "again%=:\n"
       " mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      " @!done bra again;\n"
+      " @!done bra again%=;\n"
       "}" ::"r"(shared_address(barrier)), "r"(parity)
       : "memory");
 }
@@ -81,6 +81,14 @@ __device__ inline void begin_load(const T* logits, const Args& args, int row, in
     copy_async(buffer, logits + int64_t{row} * args.width, static_cast<unsigned>(used) * 16u, barrier);
 }
 
+/// Keeps the pack as it is in registers: its elements apart, kept for the next use, would not fit.
+template <class T>
+__device__ inline void keep_packed(Pack<T>& pack) {
+  uint4 word = *reinterpret_cast<const uint4*>(&pack);
+  asm volatile("" : "+r"(word.x), "+r"(word.y), "+r"(word.z), "+r"(word.w));
+  *reinterpret_cast<uint4*>(&pack) = word;
+}
+
 /// This thread's packs; what is not of the vocabulary is -infinity.
 template <class T>
 __device__ inline void read_packs(Pack<T> (&pack)[kPacks], const uint4* buffer, int used, int vocab) {
@@ -93,12 +101,13 @@ __device__ inline void read_packs(Pack<T> (&pack)[kPacks], const uint4* buffer, 
       for (int k = 0; k < Pack<T>::kSize; ++k)
         if (k >= left) pack[u].v[k] = from_float<T>(-INFINITY);
     }
+    keep_packed(pack[u]);
   }
 }
 
 /// Of what the warp holds, relative to the warp's own largest.
 template <class T>
-__device__ inline Normalizer normalizer_of_warp(const Pack<T> (&pack)[kPacks]) {
+__device__ inline Normalizer normalizer_of_warp(Pack<T> (&pack)[kPacks]) {
   float max = -FLT_MAX, sum = 0.0f;
 #pragma unroll
   for (int u = 0; u < kPacks; ++u)
@@ -106,9 +115,13 @@ __device__ inline Normalizer normalizer_of_warp(const Pack<T> (&pack)[kPacks]) {
     for (int k = 0; k < Pack<T>::kSize; ++k) max = fmaxf(max, to_float(pack[u].v[k]));  // without NaN; the sum has it
   max = warp_max(max);
 #pragma unroll
+  for (int u = 0; u < kPacks; ++u) keep_packed(pack[u]);
+#pragma unroll
   for (int u = 0; u < kPacks; ++u)
 #pragma unroll
     for (int k = 0; k < Pack<T>::kSize; ++k) sum += fast_exp(to_float(pack[u].v[k]) - max);
+#pragma unroll
+  for (int u = 0; u < kPacks; ++u) keep_packed(pack[u]);
   return {max, warp_sum(sum)};
 }
 
