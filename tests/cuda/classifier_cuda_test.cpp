@@ -115,6 +115,26 @@ TEST_F(ClassifierCuda, LongRows) {
   check({5, 16, 70001, 70001}, DType::bf16, 2e-2);
 }
 
+TEST_F(ClassifierCuda, MoreLongRowsThanMultiprocessors) {
+  // Blocks that stay for several rows fill each buffer again, and meet ignored rows on the way.
+  check({300, 16, 50304, 50257}, DType::bf16, 2e-2);
+  check({300, 16, 32768, 32768}, DType::f16, 4e-3);
+  check({700, 8, 25600, 25599}, DType::bf16, 2e-2);
+}
+
+TEST_F(ClassifierCuda, ALongRowsTargetOutsideTheVocabularyShows) {
+  const Sizes s{16, 8, 50304, 50257};
+  for (const int32_t wrong : {50257, 50303, -2}) {
+    ClassifierArgs args = args_for(s, DType::bf16, 1.0f, 1.0f);
+    std::vector<int32_t> targets = targets_of(s);
+    targets[4] = wrong;
+    args.targets = ctx_.from_host<int32_t>(targets, {s.rows});
+    ctx_.kernel<ClassifierForward>()(ctx_, args);
+    EXPECT_TRUE(std::isnan(loss_of(args))) << wrong;
+    EXPECT_TRUE(std::isnan(to_host(args.dw).at(0, 0))) << wrong;
+  }
+}
+
 TEST_F(ClassifierCuda, ChunksOfAnySizeGiveTheSame) {
   const Sizes s{530, 24, 80, 75};
   ClassifierArgs whole = args_for(s, DType::f32, 0.5f, 1.0f);

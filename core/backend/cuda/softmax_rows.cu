@@ -212,6 +212,7 @@ void launch_softmax_rows(Context& ctx, const SoftmaxRows& s) {
 void softmax_rows(Context& ctx, const SoftmaxRows& s) {
   if (s.logits.dim(0) == 0) return;
   TRIREME_ASSERT(s.logits.dim(1) < (int64_t{1} << 30), "softmax of rows: too long");
+  if (softmax_long_rows(ctx, s)) return;
   dispatch_float("softmax of rows", s.logits.dtype(), [&](auto type) {
     using T = decltype(type);
     if (is_aligned(s.logits.raw()) && s.logits.dim(1) % Pack<T>::kSize == 0)

@@ -16,6 +16,10 @@ struct SoftmaxRows {
 };
 void softmax_rows(Context& ctx, const SoftmaxRows& args);
 
+/// The same, where the rows are long, of 16-bit elements, and fit twice into shared memory. Otherwise false, and nothing
+/// is done. softmax_rows() asks it first.
+bool softmax_long_rows(Context& ctx, const SoftmaxRows& args);
+
 /// sum [1] = scale * the sum of `values` [n], always in the same order.
 void scaled_sum(Context& ctx, const Tensor& values, float scale, Tensor& sum);
 
