@@ -130,12 +130,13 @@ __global__ void __launch_bounds__(kBlockThreads) backward_block_kernel(BackwardA
 }
 
 /// out[c] = the sum of parts[i][c] over i, in an order of its own that is always the same.
-constexpr int kSumRows = 8;
+constexpr int kSumRows = 32;
 __global__ void __launch_bounds__(kSumRows* kWarp) sum_parts_kernel(int count, int columns, const float* parts, float* out) {
   __shared__ float shared[kSumRows][kWarp];
   const int c = blockIdx.x * kWarp + threadIdx.x;
   float sum = 0.0f;
   if (c < columns)
+#pragma unroll 8
     for (int i = threadIdx.y; i < count; i += kSumRows) sum += parts[int64_t{i} * columns + c];
   shared[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
