@@ -101,6 +101,13 @@ Tensor cast(Context& ctx, const Tensor& x, DType dtype) {
   return apply(ctx, std::make_shared<CastOp>(x.dtype(), dtype), {x})[0];
 }
 
+void add_to_grad(Context& ctx, Parameter& p, const Tensor& sum) {
+  if (p.begin_accumulate())
+    ctx.kernel<AddKernel>()(ctx, p.grad, sum, p.grad);
+  else
+    ctx.backend->copy(p.grad.raw(), sum.raw(), sum.bytes(), *ctx.stream);
+}
+
 Tensor dropout(Context& ctx, const Tensor& x, float p, uint64_t id, int64_t samples) {
   if (!(p >= 0.0f && p < 1.0f)) throw ConfigError(fmt::format("dropout: p is {}; it must be in [0, 1)", p));
   if (!ctx.training || p == 0.0f) return x;

@@ -36,6 +36,9 @@ Tensor add(Context& ctx, const Tensor& a, const Tensor& b);
 Tensor scale(Context& ctx, const Tensor& x, float factor);
 Tensor cast(Context& ctx, const Tensor& x, DType dtype);  // x itself when it has that type
 
+/// p.grad (+)= `sum`, f32 of the gradient's size: what B made beside its own work, in W.
+void add_to_grad(Context& ctx, Parameter& p, const Tensor& sum);
+
 /// Inverted dropout of x [samples * rows, C]; identity unless ctx.training and p > 0. The mask is a function
 /// of (seed, step, `id`, sample, place in the sample): never of the rank. `id` is hash_name() of the layer's
 /// name, `samples` how many samples x holds.

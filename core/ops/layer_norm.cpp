@@ -53,12 +53,6 @@ class AddLayerNormOp : public Op {
   }
 
  private:
-  static void add_to_grad(Context& ctx, Parameter& p, const Tensor& sum) {
-    if (p.begin_accumulate())
-      ctx.kernel<AddKernel>()(ctx, p.grad, sum, p.grad);
-    else
-      ctx.backend->copy(p.grad.raw(), sum.raw(), sum.bytes(), *ctx.stream);
-  }
   Parameter& weight() const { return *parameters_[0]; }
   Parameter* bias() const { return parameters_.size() > 1 ? parameters_[1] : nullptr; }
   std::vector<Parameter*> parameters_;

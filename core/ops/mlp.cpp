@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "core/ops/elementwise.h"
 #include "core/ops/gelu.h"
 #include "core/ops/linear.h"
 #include "core/tape.h"
@@ -42,24 +43,27 @@ class MlpOp : public Op {
   void backward_weight(Context& ctx, Saved& saved, std::span<const Tensor> dout) const override {
     if (saved.tensors.size() <= kDh) make_hidden_gradient(ctx, saved, dout[0]);  // B did not run: x is a constant
     add_linear_gradients(ctx, saved.tensors[kA], dout[0], p_.down_w, p_.down_b);
-    add_linear_gradients(ctx, saved.tensors[kX], saved.tensors[kDh], p_.up_w, p_.up_b);
+    add_linear_gradients(ctx, saved.tensors[kX], saved.tensors[kDh], p_.up_w, nullptr);
+    if (p_.up_b) add_to_grad(ctx, *p_.up_b, saved.tensors[kDb]);
   }
 
  private:
-  enum : size_t { kX, kH, kA, kDh };  // what is saved; from dh on, h is not needed
+  enum : size_t { kX, kH, kA, kDh, kDb };  // what is saved; from dh on, h is not needed
 
   static Tensor data_of(const Parameter* p) { return p ? p->data : Tensor(); }
 
-  /// Puts dh beside what is saved, and a in h's place where it was not kept.
+  /// Puts dh and db (the sum of its rows, for up_b) beside what is saved, and a in h's place where it was not kept.
   void make_hidden_gradient(Context& ctx, Saved& saved, const Tensor& dy) const {
     Tensor h = std::exchange(saved.tensors[kH], Tensor());
-    Tensor dh = ctx.empty(h.shape(), h.dtype());
-    ctx.kernel<LinearBackwardInputGelu>()(ctx, dy, p_.down_w.data, h, dh);
+    Tensor dh = ctx.empty(h.shape(), h.dtype()), db;
+    if (p_.up_b) db = ctx.empty(p_.up_b->shape, DType::f32, MemoryClass::gradients);
+    ctx.kernel<LinearBackwardInputGelu>()(ctx, dy, p_.down_w.data, h, dh, db);
     if (!saved.tensors[kA].defined()) {
       ctx.kernel<GeluForward>()(ctx, h, h);
       saved.tensors[kA] = h;
     }
     saved.tensors.push_back(dh);
+    saved.tensors.push_back(db);
   }
 
   MlpParameters p_;

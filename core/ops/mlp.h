@@ -10,9 +10,10 @@ namespace trireme {
 struct LinearGeluForward {
   using Fn = void(Context&, const Tensor& x, const Tensor& w, const Tensor& b, Tensor& h, Tensor& a);
 };
-/// dh = (dy w) * gelu'(h). dy [N, O], w [O, I], h and dh [N, I]; dh is not h.
+/// dh = (dy w) * gelu'(h), and where db is defined, db = the sum of dh's rows. dy [N, O], w [O, I], h and dh [N, I], db
+/// f32 [I]; dh is not h. In one call, since dh's values are at hand; a GPU may round the sums to dh's type.
 struct LinearBackwardInputGelu {
-  using Fn = void(Context&, const Tensor& dy, const Tensor& w, const Tensor& h, Tensor& dh);
+  using Fn = void(Context&, const Tensor& dy, const Tensor& w, const Tensor& h, Tensor& dh, Tensor& db);
 };
 
 struct MlpParameters {
@@ -24,8 +25,8 @@ struct MlpParameters {
 
 /// y = gelu(x up_w^T + up_b) down_w^T + down_b. x [N, C] -> y [N, O].
 /// With h the argument of gelu and a its result:
-///   B: dh = (dy down_w) * gelu'(h) ; dx = dh up_w
-///   W: d down_w += dy^T a, d down_b += sum of dy over N, d up_w += dh^T x, d up_b += sum of dh over N
+///   B: dh = (dy down_w) * gelu'(h) ; db = sum of dh over N ; dx = dh up_w
+///   W: d down_w += dy^T a, d down_b += sum of dy over N, d up_w += dh^T x, d up_b += db
 /// Keeps x, h and a until B; with `recompute_gelu` a is not kept but computed from h again, which costs one pass over
 /// it and saves half of the memory.
 Tensor mlp(Context& ctx, const Tensor& x, const MlpParameters& parameters, bool recompute_gelu = false);

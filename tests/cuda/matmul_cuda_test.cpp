@@ -58,8 +58,12 @@ class MatmulCuda : public CudaTest, public ::testing::WithParamInterface<Case> {
   }
 
   void expect_close(const Tensor& got, const HostMatrix& wanted, const char* what) {
+    expect_close(got, wanted, what, got.dtype());
+  }
+  /// `rounded_to`: the type that values had on their way.
+  void expect_close(const Tensor& got, const HostMatrix& wanted, const char* what, DType rounded_to) {
     const double product_error = GetParam().tf32 ? 1e-3 : 1e-5;
-    const double rounding = got.dtype() == DType::bf16 ? 6e-3 : got.dtype() == DType::f16 ? 2e-3 : 0.0;
+    const double rounding = rounded_to == DType::bf16 ? 6e-3 : rounded_to == DType::f16 ? 2e-3 : 0.0;
     EXPECT_LE(relative_difference(to_host(got), wanted), product_error + rounding) << what;
   }
 };
@@ -140,10 +144,25 @@ TEST_P(MatmulCuda, GeluBackward) {
   const HostMatrix a = input(m, k, 1), b = input(k, n, 2);
   HostMatrix h = random_matrix(m, n, 3, dtype()), c = product_of(a, false, b, false);
   for (size_t i = 0; i < c.v.size(); ++i) c.v[i] *= gelu_slope_of(h.v[i]);
-  Tensor dc = result(m, n, dtype());
-  const Tensor dh = device(h);
-  multiply_nn_gelu_backward(ctx_, device(a), device(b), dh, dc);
-  expect_close(dc, c, "gradient");
+  HostMatrix sums(1, n);
+  for (int64_t r = 0; r < m; ++r)
+    for (int64_t j = 0; j < n; ++j) sums.at(0, j) += c.at(r, j);
+  const Tensor da = device(a), db = device(b), dh = device(h);
+  HostMatrix first(0, 0), first_sums(0, 0);
+  Tensor none;
+  for (int i = 0; i < 5; ++i) {
+    Tensor dc = result(m, n, dtype());
+    multiply_nn_gelu_backward(ctx_, da, db, dh, dc, none);
+    expect_close(dc, c, "gradient");
+    dc = result(m, n, dtype());
+    Tensor s = result(1, n, DType::f32).reshape({n});
+    multiply_nn_gelu_backward(ctx_, da, db, dh, dc, s);
+    expect_close(dc, c, "gradient with sums");
+    expect_close(s, sums, "sums", dtype());
+    if (i == 0) first = to_host(dc), first_sums = to_host(s);
+    EXPECT_EQ(to_host(dc).v, first.v);
+    EXPECT_EQ(to_host(s).v, first_sums.v);
+  }
   EXPECT_EQ(to_host(dh).v, h.v);
 }
 
@@ -205,6 +224,14 @@ std::vector<Case> cases() {
 INSTANTIATE_TEST_SUITE_P(Products, MatmulCuda, testing::ValuesIn(cases()), [](const auto& info) { return info.param.name; });
 
 class ColumnSumCuda : public CudaTest {};
+
+TEST_F(ColumnSumCuda, OfAProductWithoutRowsIsZero) {
+  const HostMatrix none(0, 16);
+  Tensor c = to_device(none, DType::bf16), sums = to_device(random_matrix(1, 16, 1, DType::f32), DType::f32).reshape({16});
+  const Tensor b = to_device(random_matrix(16, 16, 2, DType::bf16), DType::bf16);
+  multiply_nn_gelu_backward(ctx_, to_device(none, DType::bf16), b, to_device(none, DType::bf16), c, sums);
+  EXPECT_EQ(to_host(sums).v, std::vector<double>(16, 0.0));
+}
 
 TEST_F(ColumnSumCuda, IsTheSumOfRowsForAnySize) {
   const std::vector<std::pair<int64_t, int64_t>> sizes{{4096, 2304}, {4099, 253}, {1, 8}, {3, 1},

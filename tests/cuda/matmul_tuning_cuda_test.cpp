@@ -43,14 +43,17 @@ class MatmulTuningCuda : public CudaTest {
     const Tensor a = to_device(random_matrix(N, N, 1, dtype), dtype), b = to_device(random_matrix(N, N, 2, dtype), dtype);
     const Tensor bias = to_device(random_matrix(1, N, 3, dtype), dtype).reshape({N});
     std::vector<HostMatrix> results;
-    Tensor c = ctx_.empty({N, N}, dtype), h = ctx_.empty({N, N}, dtype);
+    Tensor c = ctx_.empty({N, N}, dtype), h = ctx_.empty({N, N}, dtype), sums = ctx_.empty({N}), none;
     multiply_nt(ctx_, a, b, bias, c);
     results.push_back(to_host(c));
     multiply_nt_gelu(ctx_, a, b, bias, h, c);
     results.push_back(to_host(h));
     results.push_back(to_host(c));
-    multiply_nn_gelu_backward(ctx_, a, b, h, c);
-    results.push_back(to_host(c));
+    for (Tensor* of_rows : {&none, &sums}) {
+      multiply_nn_gelu_backward(ctx_, a, b, h, c, *of_rows);
+      results.push_back(to_host(c));
+    }
+    results.push_back(to_host(sums));
     Tensor dw = ctx_.empty({N, N}), db = ctx_.empty({N});
     ctx_.kernel<FillKernel>()(ctx_, 1.0f, dw);
     ctx_.kernel<FillKernel>()(ctx_, 1.0f, db);

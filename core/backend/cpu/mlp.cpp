@@ -1,6 +1,7 @@
-// The kernels of mlp: a product, then gelu or its derivative over the result.
+// The kernels of mlp: a product, then gelu or its derivative over the result, and the sum of its rows.
 #include "core/ops/mlp.h"
 
+#include "core/backend/cpu/column_sum.h"
 #include "core/backend/cpu/gemm.h"
 #include "core/backend/cpu/kernels.h"
 #include "core/ops/gelu.h"
@@ -14,9 +15,10 @@ void linear_gelu_forward(Context& ctx, const Tensor& x, const Tensor& w, const T
   ctx.kernel<GeluForward>()(ctx, argument, a);
 }
 
-void linear_backward_input_gelu(Context& ctx, const Tensor& dy, const Tensor& w, const Tensor& h, Tensor& dh) {
+void linear_backward_input_gelu(Context& ctx, const Tensor& dy, const Tensor& w, const Tensor& h, Tensor& dh, Tensor& db) {
   multiply_nn(ctx, dy, w, dh);
   ctx.kernel<GeluBackward>()(ctx, h, dh, dh);
+  if (db.defined()) column_sum(ctx, dh, false, db);
 }
 
 }  // namespace

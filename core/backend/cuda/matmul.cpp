@@ -49,6 +49,12 @@ void gelu_backward_apart(Context& ctx, Product& p) {
   ctx.kernel<GeluBackward>()(ctx, p.aux, p.c, p.c);
 }
 
+void gelu_backward_sum_apart(Context& ctx, Product& p) {
+  Tensor none;
+  multiply_nn_gelu_backward(ctx, p.a, p.b, p.aux, p.c, none);
+  column_sum(ctx, p.c, false, p.bias);
+}
+
 void sum_apart(Context& ctx, Product& p) {
   multiply_tn(ctx, p.a, p.b, p.accumulate, p.c);
   column_sum(ctx, p.a, p.accumulate_bias, p.bias);
@@ -86,11 +92,16 @@ void multiply_nt_gelu(Context& ctx, const Tensor& a, const Tensor& b, const Tens
   run(ctx, p);
 }
 
-void multiply_nn_gelu_backward(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& h, Tensor& c) {
+void multiply_nn_gelu_backward(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& h, Tensor& c, Tensor& sums) {
   Product p = make_product(a, b, c, false, false);
   p.fusion = Fusion::gelu_backward;
   p.aux = h;
   p.apart = &gelu_backward_apart;
+  if (sums.defined()) {
+    p.fusion = Fusion::gelu_backward_sum;
+    p.bias = sums;
+    p.apart = &gelu_backward_sum_apart;
+  }
   run(ctx, p);
 }
 

@@ -22,8 +22,9 @@ void multiply_tn(Context& ctx, const Tensor& a, const Tensor& b, bool accumulate
 /// h [M, N] = a b^T (+ bias), c = gelu(h), both of a's type; h undefined: not kept. gelu sees h before it is rounded
 /// where it is fused.
 void multiply_nt_gelu(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor& h, Tensor& c);
-/// c [M, N] = (a b) * gelu'(h), h [M, N]; c, which is not h, and h are of a's type.
-void multiply_nn_gelu_backward(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& h, Tensor& c);
+/// c [M, N] = (a b) * gelu'(h), h [M, N]; c, which is not h, and h are of a's type. Where `sums` is
+/// defined, sums f32 [N] = the sum of c's rows, rounded to c's type where it is fused.
+void multiply_nn_gelu_backward(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& h, Tensor& c, Tensor& sums);
 /// multiply_tn() together with sums [M] = the sum of a's rows, or sums += when `accumulate_sums`; both f32.
 void multiply_tn_and_sum(Context& ctx, const Tensor& a, const Tensor& b, bool accumulate, Tensor& c, bool accumulate_sums,
                          Tensor& sums);

@@ -41,14 +41,15 @@ cublasLtEpilogue_t epilogue_of(const Product& p) {
       if (p.aux.defined()) return p.bias.defined() ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
       return p.bias.defined() ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
     case Fusion::gelu_backward: return CUBLASLT_EPILOGUE_DGELU;
+    case Fusion::gelu_backward_sum: return CUBLASLT_EPILOGUE_DGELU_BGRAD;
     case Fusion::sum: return CUBLASLT_EPILOGUE_BGRADB;
   }
   return CUBLASLT_EPILOGUE_DEFAULT;
 }
 
 /// Whether cuBLASLt is to be asked for the fusion: a bias has the type of c, and aux rows of a multiple of 8 elements
-/// (cublasLt.h). gelu of f32 is left to the own kernel, which does not approximate tanh. The gradient of a bias comes in c's type too, which is why it is fused with the product that gives the
-/// gradient of the weight in f32, and not with gelu's derivative in bf16.
+/// (cublasLt.h). gelu of f32 is left to the own kernel, which does not approximate tanh. The gradient of a bias comes in
+/// c's type too: launch() converts it.
 bool may_fuse(const ProductKey& key, const Product& p) {
   const auto aligned = [&](size_t i) { return key.alignments[i] == 0 || key.alignments[i] == 16; };
   const bool whole = key.n % 8 == 0 && aligned(0) && aligned(1) && aligned(2) && aligned(3) && aligned(4);
@@ -56,11 +57,17 @@ bool may_fuse(const ProductKey& key, const Product& p) {
   switch (p.fusion) {
     case Fusion::none: return true;
     case Fusion::bias: return same_types;
-    case Fusion::gelu:
-    case Fusion::gelu_backward: return whole && same_types && key.input == key.output && key.input != DType::f32;
+    case Fusion::gelu: return whole && same_types && key.input == key.output && key.input != DType::f32;
+    case Fusion::gelu_backward:
+    case Fusion::gelu_backward_sum: return whole && key.input == key.output && key.input != DType::f32;
     case Fusion::sum: return whole && same_types && key.m % 8 == 0;
   }
   return false;
+}
+
+/// Sums that are wanted in f32 and come in c's type.
+bool sums_are_converted(const Product& p) {
+  return p.fusion == Fusion::gelu_backward_sum && p.bias.dtype() != p.c.dtype();
 }
 
 /// cuBLASLt's matrices are column-major: a row-major c = op(a) op(b) is its c^T = op(b)^T op(a)^T, so that its first
@@ -79,7 +86,7 @@ struct Descriptors {
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(p));
     if (p.bias.defined()) {
       set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias.raw());
-      set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(p.bias.dtype()));
+      set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(sums_are_converted(p) ? p.c.dtype() : p.bias.dtype()));
     }
     if (p.aux.defined()) {
       set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, p.aux.raw());
@@ -191,7 +198,10 @@ MatmulEngine::MatmulEngine(const CudaOptions& options)
 MatmulEngine::~MatmulEngine() { cublasLtDestroy(handle_); }
 
 void MatmulEngine::run(Context& ctx, Product& product) {
-  if (product.c.numel() == 0) return;
+  if (product.c.numel() == 0) {
+    if (product.fusion == Fusion::gelu_backward_sum) product.apart(ctx, product);  // the sum of no rows
+    return;
+  }
   const ProductKey key = key_of(product);
   const cublasStatus_t status = run_plan(ctx, product, plan_of(ctx, key, product));
   if (status == CUBLAS_STATUS_SUCCESS) return;
@@ -249,8 +259,8 @@ MatmulEngine::Plan MatmulEngine::choose_by_time(Context& ctx, const std::string&
 /// The fastest of `ways`. Each runs once to warm up; then all of them take turns, so that a change of the clock meets
 /// all, and those far behind drop out after the first turn.
 MatmulEngine::Timed MatmulEngine::time_all(Context& ctx, const Product& product, std::vector<Plan> ways) {
-  constexpr int kTurns = 3;
-  constexpr double kTurnUs = 2000.0, kFarBehind = 1.4;
+  constexpr int kTurns = 3, kFinalTurns = 6;
+  constexpr double kTurnUs = 2000.0, kFarBehind = 1.4, kClose = 1.15;
   Product trial;
   try {
     trial = rehearsal_of(ctx, product);
@@ -269,8 +279,19 @@ MatmulEngine::Timed MatmulEngine::time_all(Context& ctx, const Product& product,
       us[i] = std::min(us[i], timer.us(repeats, [&] { run_plan(ctx, trial, ways[i]); }));
     }
   }
-  const auto fastest = std::min_element(us.begin(), us.end());
-  return {ways[static_cast<size_t>(fastest - us.begin())], *fastest};
+  const auto fastest = static_cast<size_t>(std::min_element(us.begin(), us.end()) - us.begin());
+  // The parts, the last way, are one; of many fused ways the least time is partly luck. They meet again as equals.
+  const size_t last = ways.size() - 1;
+  if (!ways[last].apart || last == 0) return {ways[fastest], us[fastest]};
+  const auto fused = static_cast<size_t>(std::min_element(us.begin(), us.end() - 1) - us.begin());
+  if (us[fused] > kClose * us[last] || us[last] > kClose * us[fused]) return {ways[fastest], us[fastest]};
+  double fused_us = 0.0, apart_us = 0.0;
+  const int repeats = static_cast<int>(std::clamp(kTurnUs / us[fused], 1.0, 50.0));
+  for (int turn = 0; turn < kFinalTurns; ++turn) {
+    fused_us += timer.us(repeats, [&] { run_plan(ctx, trial, ways[fused]); }) / kFinalTurns;
+    apart_us += timer.us(repeats, [&] { run_plan(ctx, trial, ways[last]); }) / kFinalTurns;
+  }
+  return apart_us <= fused_us ? Timed{ways[last], apart_us} : Timed{ways[fused], fused_us};
 }
 
 /// cuBLASLt's proposals, most promising first; empty: it has none.
@@ -315,13 +336,17 @@ cublasStatus_t MatmulEngine::run_plan(Context& ctx, Product& product, const Plan
 }
 
 cublasStatus_t MatmulEngine::launch(Context& ctx, const Product& product, const Plan& plan) {
-  if (product.accumulate_bias) {  // cuBLASLt writes it
-    Product once = product;
+  if (product.accumulate_bias || sums_are_converted(product)) {
+    Product once = product;  // the sums as cuBLASLt gives them: written, in c's type
     once.accumulate_bias = false;
-    once.bias = ctx.empty(product.bias.shape(), DType::f32, MemoryClass::workspace);
+    once.bias = ctx.empty(product.bias.shape(), product.c.dtype(), MemoryClass::workspace);
     const cublasStatus_t status = launch(ctx, once, plan);
-    Tensor sum = product.bias;
-    if (status == CUBLAS_STATUS_SUCCESS) ctx.kernel<AddKernel>()(ctx, sum, once.bias, sum);
+    Tensor sums = product.bias;
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    if (product.accumulate_bias)
+      ctx.kernel<AddKernel>()(ctx, sums, once.bias, sums);
+    else
+      ctx.kernel<CastKernel>()(ctx, once.bias, sums);
     return status;
   }
   Descriptors d(product, tf32_);
