@@ -93,12 +93,12 @@ class KernelBench {
   void linear_gelu(int64_t rows, int64_t width, int64_t hidden) {
     const Tensor x = random({rows, width}), up = random({hidden, width}), b = random({hidden});
     const Tensor down = random({width, hidden});
-    Tensor h = empty({rows, hidden}), a = empty({rows, hidden});
+    Tensor h = empty({rows, hidden}), a = empty({rows, hidden}), db = empty({hidden}, DType::f32);
     const double flop = 2.0 * static_cast<double>(rows * width * hidden);
     add("linear + gelu forward", fmt::format("{} x {} -> {}", rows, width, hidden), flop, 0,
         [&] { ctx_.kernel<LinearGeluForward>()(ctx_, x, up, b, h, a); });
-    add("linear dx + gelu backward", fmt::format("{} x {} -> {}", rows, hidden, width), flop, 0,
-        [&] { ctx_.kernel<LinearBackwardInputGelu>()(ctx_, x, down, h, a); });
+    add("linear dx + gelu backward, db", fmt::format("{} x {} -> {}", rows, hidden, width), flop, 0,
+        [&] { ctx_.kernel<LinearBackwardInputGelu>()(ctx_, x, down, h, a, db); });
   }
 
   void attention(const Sizes& s) {

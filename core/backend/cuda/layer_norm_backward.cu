@@ -11,7 +11,7 @@ namespace trireme::cuda {
 namespace {
 
 constexpr int kBlockThreads = 128;  // of the kernel that goes element by element
-constexpr int kMaxParts = 132 * 6;  // partial sums of dw and db
+constexpr int kMaxParts = 132 * 8;  // partial sums of dw and db
 
 template <class T>
 struct BackwardArgs {
@@ -26,16 +26,19 @@ struct BackwardArgs {
 /// dx = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)) (+ dresidual), with dxhat = dy w. kRows rows are in hand; a thread
 /// has a pack of each, in whole warps; the block's dw and db are parts[block].
 template <class T, int kRows, int kMaxThreads>
-__global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 256 ? 2 : 1) backward_kernel(BackwardArgs<T> a) {
+__global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 256 ? 3 : 1) backward_kernel(BackwardArgs<T> a) {
   constexpr int kSize = Pack<T>::kSize;
   __shared__ float2 of_warp[2][kRows][kMaxThreads / kWarp];  // sums of dxhat and of dxhat xhat; two sets take turns
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   const int c = threadIdx.x * kSize;
   const bool active = c < a.width;
   const float inverse_width = 1.0f / static_cast<float>(a.width);
-  float dw[kSize] = {}, db[kSize] = {};
-  Pack<T> w{};
-  if (active) w = load_pack(a.w + c);
+  float dw[kSize] = {}, db[kSize] = {}, w[kSize] = {};
+  if (active) {
+    const Pack<T> pack = load_pack(a.w + c);
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) w[i] = to_float(pack.v[i]);
+  }
   int turn = 0;
   for (int64_t first = int64_t{blockIdx.x} * kRows; first < a.rows; first += int64_t{gridDim.x} * kRows, turn ^= 1) {
     const int rows = static_cast<int>(min(int64_t{kRows}, a.rows - first));
@@ -58,9 +61,10 @@ __global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 256 ? 2 : 1) backw
     for (int r = 0; r < kRows; ++r) {
       float sum = 0.0f, sum_xhat = 0.0f;
       if (r < rows && active) {
+        const float shift = -mean[r] * rstd[r];
 #pragma unroll
         for (int i = 0; i < kSize; ++i) {
-          const float xhat = (to_float(x[r].v[i]) - mean[r]) * rstd[r], d = to_float(dy[r].v[i]), dxhat = d * to_float(w.v[i]);
+          const float xhat = to_float(x[r].v[i]) * rstd[r] + shift, d = to_float(dy[r].v[i]), dxhat = d * w[i];
           sum += dxhat;
           sum_xhat += dxhat * xhat;
           dw[i] += d * xhat;
@@ -80,13 +84,14 @@ __global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 256 ? 2 : 1) backw
         sum += of_warp[turn][r][i].x;
         sum_xhat += of_warp[turn][r][i].y;
       }
-      sum *= inverse_width;
-      sum_xhat *= inverse_width;
+      // The same with xhat = x rstd - mean rstd put in: dx = rstd dxhat + of_x x + constant (+ dresidual).
+      const float of_x = -rstd[r] * rstd[r] * sum_xhat * inverse_width;
+      const float constant = -rstd[r] * sum * inverse_width - of_x * mean[r];
       Pack<T> out;
 #pragma unroll
       for (int i = 0; i < kSize; ++i) {
-        const float xhat = (to_float(x[r].v[i]) - mean[r]) * rstd[r], dxhat = to_float(dy[r].v[i]) * to_float(w.v[i]);
-        out.v[i] = from_float<T>(rstd[r] * (dxhat - sum - xhat * sum_xhat) + (a.dresidual ? to_float(residual[r].v[i]) : 0.0f));
+        const float rest = of_x * to_float(x[r].v[i]) + (a.dresidual ? to_float(residual[r].v[i]) + constant : constant);
+        out.v[i] = from_float<T>(rstd[r] * (to_float(dy[r].v[i]) * w[i]) + rest);
       }
       store_pack(a.dx + (first + r) * a.width + c, out);
     }
@@ -176,7 +181,7 @@ int launch_backward(BackwardArgs<T> a, const Parts& parts, cudaStream_t stream) 
     return blocks;
   };
   using std::integral_constant;
-  if (threads <= 256) return launch(integral_constant<int, 4>{}, integral_constant<int, 256>{});
+  if (threads <= 256) return launch(integral_constant<int, 2>{}, integral_constant<int, 256>{});
   if (threads <= 512) return launch(integral_constant<int, 2>{}, integral_constant<int, 512>{});
   return launch(integral_constant<int, 1>{}, integral_constant<int, 1024>{});
 }
