@@ -10,6 +10,9 @@
 namespace trireme::cuda {
 namespace {
 
+constexpr int kWarps = 4;           // of a block whose warps take a row each
+constexpr int kWarpThreads = kWarps * kWarp;
+constexpr int kMaxLanePacks = 4;    // of such a row; with more, registers run out and a block a row is faster
 constexpr int kBlockThreads = 128;  // of the kernel that goes element by element
 constexpr int kMaxParts = 132 * 8;  // partial sums of dw and db
 
@@ -105,6 +108,78 @@ __global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 256 ? 3 : 1) backw
   }
 }
 
+/// The same for narrow rows: a warp takes a row, K packs a lane, and keeps it in registers. Each lane adds up dw and db of
+/// its columns over the rows of its warp; the block's sum is parts[block].
+template <class T, int K>
+__global__ void __launch_bounds__(kWarpThreads) backward_warp_kernel(BackwardArgs<T> a) {
+  constexpr int kSize = Pack<T>::kSize;
+  extern __shared__ float sums[];  // [2, width]
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, packs = a.width / kSize;
+  const float inverse_width = 1.0f / static_cast<float>(a.width);
+  float dw[K][kSize] = {}, db[K][kSize] = {};
+  for (int64_t row = int64_t{blockIdx.x} * kWarps + warp; row < a.rows; row += int64_t{gridDim.x} * kWarps) {
+    const int64_t at = row * a.width;
+    const float mean = a.mean[row], rstd = a.rstd[row];
+    Pack<T> x[K], dy[K];
+    float sum = 0.0f, sum_xhat = 0.0f;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const int p = lane + k * kWarp;
+      if (p >= packs) continue;
+      x[k] = load_pack_once(a.x + at + p * kSize);
+      dy[k] = load_pack_once(a.dy + at + p * kSize);
+    }
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const int p = lane + k * kWarp;
+      if (p >= packs) continue;
+      const Pack<T> w = load_pack(a.w + p * kSize);
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) {
+        const float xhat = (to_float(x[k].v[i]) - mean) * rstd, d = to_float(dy[k].v[i]), dxhat = d * to_float(w.v[i]);
+        sum += dxhat;
+        sum_xhat += dxhat * xhat;
+        dw[k][i] += d * xhat;
+        db[k][i] += d;
+      }
+    }
+    sum = warp_sum(sum) * inverse_width;
+    sum_xhat = warp_sum(sum_xhat) * inverse_width;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const int p = lane + k * kWarp;
+      if (p >= packs) continue;
+      const Pack<T> w = load_pack(a.w + p * kSize);
+      Pack<T> r, out;
+      if (a.dresidual) r = load_pack(a.dresidual + at + p * kSize);
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) {
+        const float xhat = (to_float(x[k].v[i]) - mean) * rstd, dxhat = to_float(dy[k].v[i]) * to_float(w.v[i]);
+        out.v[i] = from_float<T>(rstd * (dxhat - sum - xhat * sum_xhat) + (a.dresidual ? to_float(r.v[i]) : 0.0f));
+      }
+      store_pack(a.dx + at + p * kSize, out);
+    }
+  }
+  // The warps one after the other, so that the order of the sum is fixed.
+  for (int turn = 0; turn < kWarps; ++turn) {
+    if (warp == turn) {
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        const int p = lane + k * kWarp;
+        if (p >= packs) continue;
+#pragma unroll
+        for (int i = 0; i < kSize; ++i) {
+          const int c = p * kSize + i;
+          sums[c] = (turn ? sums[c] : 0.0f) + dw[k][i];
+          sums[a.width + c] = (turn ? sums[a.width + c] : 0.0f) + db[k][i];
+        }
+      }
+    }
+    __syncthreads();
+  }
+  for (int c = threadIdx.x; c < 2 * a.width; c += kWarpThreads) a.parts[int64_t{blockIdx.x} * 2 * a.width + c] = sums[c];
+}
+
 /// A block a row, element by element; a thread adds up the same columns of every row, in parts[block] itself.
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads) backward_block_kernel(BackwardArgs<T> a) {
@@ -181,6 +256,20 @@ int launch_backward(BackwardArgs<T> a, const Parts& parts, cudaStream_t stream) 
     return blocks;
   };
   using std::integral_constant;
+  const auto launch_warps = [&](auto packs) {
+    constexpr int kResident = packs > 3 || sizeof(T) == 4 ? 3 : 4;  // blocks on a multiprocessor, by their registers
+    const int blocks = grid_size(a.rows, kWarps, 132 * kResident);
+    a.parts = parts(blocks);
+    backward_warp_kernel<T, packs><<<blocks, kWarpThreads, 2 * a.width * sizeof(float), stream>>>(a);
+    return blocks;
+  };
+  switch (threads / kWarp) {
+    case 1: return launch_warps(integral_constant<int, 1>{});
+    case 2: return launch_warps(integral_constant<int, 2>{});
+    case 3: return launch_warps(integral_constant<int, 3>{});
+    case kMaxLanePacks: return launch_warps(integral_constant<int, kMaxLanePacks>{});
+    default: break;
+  }
   if (threads <= 256) return launch(integral_constant<int, 2>{}, integral_constant<int, 256>{});
   if (threads <= 512) return launch(integral_constant<int, 2>{}, integral_constant<int, 512>{});
   return launch(integral_constant<int, 1>{}, integral_constant<int, 1024>{});
