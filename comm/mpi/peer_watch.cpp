@@ -24,7 +24,7 @@
 namespace trireme::comm {
 namespace {
 
-constexpr auto kReportPatience = std::chrono::milliseconds(300);  // Slurm's PMIx plugin kills the others after about a second
+constexpr auto kReportPatience = std::chrono::milliseconds(300);  // Slurm kills the others after about a second
 constexpr auto kSigcontPatience = std::chrono::milliseconds(800);  // mpirun sends SIGTERM after 1 s, SIGKILL after 2
 constexpr auto kSigtermPatience = std::chrono::milliseconds(300);
 constexpr char kGoodbye = 'b';

@@ -19,6 +19,7 @@ namespace {
 constexpr int kBadStep = 3;
 
 void misbehave(const std::string& how, Group& world) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));  // all others have finished the step before
   if (how.starts_with("kill")) std::raise(SIGKILL);
   if (how == "exit") _exit(0);
   if (how == "stop") std::raise(SIGSTOP);
