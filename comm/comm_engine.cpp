@@ -170,8 +170,10 @@ bool CommEngine::progress() {
 void CommEngine::poll_monitor(Clock::time_point now) {
   next_poll_ = now + kPollPeriod;
   std::optional<std::string> own_failure;
+  std::vector<int> losses;
   {
     Lock lock(mutex_);
+    losses = std::exchange(losses_, {});
     own_failure = std::exchange(failure_to_tell_, std::nullopt);
     if (std::exchange(leave_wanted_, false)) monitor_->tell_leaving();
     if (std::exchange(quiet_wanted_, false)) monitor_->stop_beats();
@@ -184,11 +186,28 @@ void CommEngine::poll_monitor(Clock::time_point now) {
       break;
     }
   }
+  take_losses(losses, now);
   if (const auto failure = monitor_->poll(now, activity_)) fail_all(*failure, Origin::elsewhere);
   Lock lock(mutex_);
-  all_told_ = monitor_->all_told() && !failure_to_tell_ && !leave_wanted_;
+  all_told_ = monitor_->all_told() && !failure_to_tell_ && !leave_wanted_ && losses_.empty();
   all_leaving_ = monitor_->all_leaving();
   silent_ranks_ = monitor_->silent_ranks(now);
+}
+
+void CommEngine::take_losses(const std::vector<int>& ranks, Clock::time_point now) {
+  for (const int rank : ranks) {
+    const std::string loss = monitor_->lose(rank, now);
+    const std::string activity =
+        !activity_.running.empty()    ? "in " + activity_.running
+        : !activity_.finished.empty() ? fmt::format("in no operation (the last was {}, {} before)", activity_.finished,
+                                                    seconds_text(now - activity_.finished_at))
+                                      : "in no operation yet";
+    {
+      Lock lock(mutex_);
+      if (loss_report_.empty()) loss_report_ = fmt::format("rank {} was {} when {}", rank_, activity, loss);
+    }
+    fail_all(loss, Origin::loss);
+  }
 }
 
 /// True when the operation went on. Throws what it throws, or CommError when its time is over.
@@ -273,8 +292,8 @@ void CommEngine::fail_all(const std::string& reason, Origin origin, const Operat
     Lock lock(mutex_);
     if (failure_) return;  // the first one counts
     failure_ = reason;
-    if (origin == Origin::here) {
-      monitor_->tell_failure(reason);
+    if (origin != Origin::elsewhere) {
+      origin == Origin::here ? monitor_->tell_failure(reason) : monitor_->tell_loss(reason);
       all_told_ = false;
       next_poll_ = Clock::now();
     }
@@ -296,6 +315,26 @@ void CommEngine::fail(const std::string& reason) {
   drive_or_wait([&] { return all_told_; }, Clock::now() + kTellPatience);
 }
 
+void CommEngine::lose(int rank) {
+  bool driven;
+  {
+    Lock lock(mutex_);
+    losses_.push_back(rank);
+    all_told_ = false;
+    driven = driving_;
+  }
+  if (driven) {
+    transport_->wake();
+  } else {
+    changed_.notify_all();
+  }
+}
+
+std::string CommEngine::loss_report() const {
+  Lock lock(mutex_);
+  return loss_report_;
+}
+
 std::optional<std::string> CommEngine::failure() const {
   Lock lock(mutex_);
   return failure_;
@@ -312,7 +351,7 @@ void CommEngine::leave(std::chrono::milliseconds patience) {
     leave_wanted_ = true;
     all_told_ = false;
   }
-  drive_or_wait([&] { return all_told_ && all_leaving_; }, Clock::now() + patience);
+  drive_or_wait([&] { return all_told_ && (all_leaving_ || !loss_report_.empty()); }, Clock::now() + patience);
 }
 
 void CommEngine::stop_beats() {

@@ -38,13 +38,17 @@ class CommEngine {
   /// This rank can't go on: its operations are given up, and the peers' throw "rank R failed: reason".
   /// Returns when they were told, or after a second. Nothing when something failed before.
   void fail(const std::string& reason);
+  /// The process of `rank` is gone: operations are given up, and the peers are told. Returns at once.
+  void lose(int rank);
+  /// "rank 0 was in barrier 'start' when rank 1 died: its process is gone": what this rank was doing when it lost one.
+  std::string loss_report() const;
   /// Why everything was given up, here or elsewhere; nothing while all is well. News of a peer's failure come
   /// within a tenth of a second, also while no operation is under way.
   std::optional<std::string> failure() const;
   /// Peers that have not been heard of for some time.
   std::vector<int> silent_ranks() const;
   /// Before an abort: waits until all ranks are about to end, so that each has reported its error; at most
-  /// `patience`.
+  /// `patience`, and not when one is lost: then the launcher does not wait either.
   void leave(std::chrono::milliseconds patience);
   /// Before a clean end: beats stop. All ranks must meet once more after it (a barrier) before the engine
   /// goes.
@@ -70,9 +74,10 @@ class CommEngine {
   // The driver's.
   bool progress();
   void poll_monitor(Clock::time_point now);
+  void take_losses(const std::vector<int>& ranks, Clock::time_point now);
   bool advance(Operation& operation, Clock::time_point now);
   void finish(const std::shared_ptr<Operation>& operation, std::optional<Failure> failure);
-  enum class Origin { here, elsewhere };
+  enum class Origin { here, elsewhere, loss };
   void fail_all(const std::string& reason, Origin origin, const Operation* culprit = nullptr);
   std::string timeout_text(const Operation& operation, Clock::time_point now) const;
   void mark_finished(Operation& operation, std::optional<Failure> failure);  // with mutex_ held
@@ -93,6 +98,8 @@ class CommEngine {
   std::optional<std::string> failure_;          // why everything was given up
   std::optional<std::string> failure_to_tell_;  // of this rank, which the driver has not seen yet
   std::vector<int> silent_ranks_;
+  std::vector<int> losses_;  // which the driver has not seen yet
+  std::string loss_report_;
   bool leave_wanted_ = false;
   bool quiet_wanted_ = false;
   bool all_told_ = true;      // every peer knows of this rank's failure or leaving

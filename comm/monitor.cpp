@@ -22,7 +22,7 @@ void set_text(char (&to)[N], const std::string& from) {
 
 }  // namespace
 
-enum class NoticeKind : uint8_t { beat, failed, leaving };
+enum class NoticeKind : uint8_t { beat, failed, lost, leaving };  // lost: another rank
 
 struct Monitor::Notice {
   NoticeKind kind;
@@ -44,7 +44,7 @@ struct Monitor::Peer {
   std::unique_ptr<Request> incoming_request, outgoing_request;
   Clock::time_point heard_at = Clock::now();
   Known told, seen;  // by its notices, and by what both took part in
-  bool leaving = false;
+  bool leaving = false, lost = false;
   bool owes_beat = false, owes_failure = false, owes_leaving = false;  // what this rank still has to send
 };
 
@@ -81,6 +81,7 @@ void Monitor::receive(Peer& peer, Clock::time_point now) {
     if (notice.kind == NoticeKind::leaving) peer.leaving = true;
     if (notice.kind == NoticeKind::failed && !failure_)
       failure_ = fmt::format("rank {} failed: {}", peer.rank, notice.reason);
+    if (notice.kind == NoticeKind::lost && !failure_) failure_ = notice.reason;
     peer.incoming_request =
         transport_.recv(peer.rank, kMonitorTag, std::as_writable_bytes(std::span(&peer.incoming, 1)));
   }
@@ -100,11 +101,12 @@ Monitor::Peer& Monitor::peer(int rank) const {
 }
 
 void Monitor::send(Peer& peer, Clock::time_point now, const Activity& mine) {
+  if (peer.lost) return;
   if (peer.outgoing_request && !peer.outgoing_request->done()) return;  // it is not listening: don't pile up
   peer.outgoing_request.reset();
   Notice& notice = peer.outgoing;
   if (std::exchange(peer.owes_failure, false)) {
-    notice.kind = NoticeKind::failed;
+    notice.kind = is_loss_ ? NoticeKind::lost : NoticeKind::failed;
     set_text(notice.reason, reason_);
   } else if (std::exchange(peer.owes_leaving, false)) {
     notice.kind = NoticeKind::leaving;
@@ -125,19 +127,34 @@ void Monitor::tell_failure(const std::string& reason) {
   for (auto& peer : peers_) peer->owes_failure = true;
 }
 
+void Monitor::tell_loss(const std::string& reason) {
+  is_loss_ = true;
+  tell_failure(reason);
+}
+
 void Monitor::tell_leaving() {
   for (auto& peer : peers_) peer->owes_leaving = true;
 }
 
 bool Monitor::all_told() const {
   return std::ranges::all_of(peers_, [](const auto& peer) {
+    if (peer->lost) return true;
     const bool under_way = peer->outgoing_request && peer->outgoing.kind != NoticeKind::beat;
     return !peer->owes_failure && !peer->owes_leaving && (!under_way || peer->outgoing_request->done());
   });
 }
 
 bool Monitor::all_leaving() const {
-  return std::ranges::all_of(peers_, [](const auto& peer) { return peer->leaving; });
+  return std::ranges::all_of(peers_, [](const auto& peer) { return peer->leaving || peer->lost; });
+}
+
+std::string Monitor::lose(int rank, Clock::time_point now) {
+  Peer& peer = this->peer(rank);
+  peer.lost = true;
+  std::string text = fmt::format("rank {} died: its process is gone", rank);
+  if (!peer.seen.operation.empty())
+    text += fmt::format("; it last took part in {} {} ago", peer.seen.operation, seconds_text(now - peer.seen.at));
+  return text;
 }
 
 std::vector<int> Monitor::silent_ranks(Clock::time_point now) const {

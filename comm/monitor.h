@@ -35,10 +35,16 @@ class Monitor {
 
   /// To be sent to every peer at the next poll().
   void tell_failure(const std::string& reason);
+  /// The same where `reason` tells of another rank: the peers pass it on as it is.
+  void tell_loss(const std::string& reason);
   void tell_leaving();
   void stop_beats() { beats_ = false; }  // nothing is sent from here on but the two above
   bool all_told() const;                 // nothing of that is left to send
   bool all_leaving() const;
+
+  /// The process of `rank` is gone: nothing more is sent to it, and it is not waited for. Returns "rank 1 died: its
+  /// process is gone; it last took part in barrier 'start' 0.2 s ago".
+  std::string lose(int rank, Clock::time_point now);
 
   /// Those that describe() calls silent.
   std::vector<int> silent_ranks(Clock::time_point now) const;
@@ -55,7 +61,8 @@ class Monitor {
   Transport& transport_;
   std::vector<std::unique_ptr<Peer>> peers_;
   std::optional<std::string> failure_;  // of a peer, not yet returned
-  std::string reason_;                  // of this rank's failure
+  std::string reason_;                  // of this rank's failure, or of a loss
+  bool is_loss_ = false;
   Clock::time_point next_beat_;
   bool beats_ = true;
 };

@@ -5,10 +5,10 @@
 #include <filesystem>
 
 #include "core/checkpoint/checksum.h"
-#include "core/checkpoint/files.h"
 #include "core/data/dataset_info.h"
 #include "core/data/tokenizer.h"
 #include "core/error.h"
+#include "core/files.h"
 
 namespace trireme {
 namespace {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -25,6 +26,9 @@ namespace fs = std::filesystem;
 
 constexpr int kNotStarted = 127;  // the shell's status for a command that can't be run
 constexpr timespec kRequestRetry{.tv_sec = 0, .tv_nsec = 50'000'000};
+constexpr timespec kLook{.tv_sec = 2, .tv_nsec = 0};
+constexpr auto kMpirunPatience = std::chrono::seconds(10);       // after its last rank
+constexpr auto kMpirunStartPatience = std::chrono::seconds(120);  // until its first one
 
 sigset_t handled_signals() {
   sigset_t set;
@@ -74,12 +78,14 @@ int exit_status(int wait_status) {
 struct ProcessStatus {
   pid_t parent = 0;
   uint64_t caught_signals = 0;  // bit n - 1: signal n has a handler
+  char state = 'X';             // Z: a zombie
 };
 
 ProcessStatus read_status(const fs::path& process) {
   ProcessStatus status;
   std::ifstream in(process / "status");
   for (std::string key, rest; in >> key; std::getline(in, rest)) {
+    if (key == "State:") in >> status.state;
     if (key == "PPid:") in >> status.parent;
     if (key == "SigCgt:") in >> std::hex >> status.caught_signals >> std::dec;
   }
@@ -92,6 +98,18 @@ bool handles_requests(const ProcessStatus& status) {
   return (status.caught_signals & wanted) == wanted;
 }
 
+/// Calls visit(/proc folder, status) for each child of a process.
+template <class F>
+void for_each_child(pid_t parent, const F& visit) {
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator("/proc", error)) {
+    const std::string name = entry.path().filename();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    const ProcessStatus status = read_status(entry.path());
+    if (status.parent == parent) visit(entry.path(), status);
+  }
+}
+
 /// Whether every rank has its handlers: without them SIGUSR1 and SIGUSR2 end a process. The ranks are the
 /// child itself, or its children when it is mpirun (which forks them, so that one that still is mpirun's
 /// program has mpirun's handlers for a moment and is none yet).
@@ -102,15 +120,34 @@ bool all_ranks_handle_requests(pid_t child, int ranks) {
   std::error_code error;
   const fs::path program = fs::read_symlink(child_folder / "exe", error);
   int ready = 0;
-  for (const fs::directory_entry& entry : fs::directory_iterator("/proc", error)) {
-    const std::string name = entry.path().filename();
-    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
-    const ProcessStatus status = read_status(entry.path());
-    if (status.parent == child && handles_requests(status) && fs::read_symlink(entry.path() / "exe", error) != program)
-      ++ready;
-  }
+  for_each_child(child, [&](const fs::path& process, const ProcessStatus& status) {
+    if (handles_requests(status) && fs::read_symlink(process / "exe", error) != program) ++ready;
+  });
   return ready >= ranks;
 }
+
+/// Ends an mpirun that does not end after its ranks: Open MPI 4.1 may hang when a rank is killed while it starts.
+class MpirunWatch {
+ public:
+  explicit MpirunWatch(pid_t mpirun) : mpirun_(mpirun), seen_at_(Clock::now()) {}
+  void look() {
+    bool alive = false;
+    for_each_child(mpirun_, [&](const fs::path&, const ProcessStatus& status) {
+      ranks_seen_ = true;
+      alive |= status.state != 'Z';
+    });
+    if (alive) seen_at_ = Clock::now();
+    if (Clock::now() - seen_at_ < (ranks_seen_ ? kMpirunPatience : kMpirunStartPatience)) return;
+    fmt::print(stderr, "trireme launch: mpirun has no ranks and does not end: it is killed\n");
+    kill(mpirun_, SIGKILL);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  pid_t mpirun_;
+  bool ranks_seen_ = false;
+  Clock::time_point seen_at_;
+};
 
 /// What the child gets for a signal to us.
 int passed_on(int signal, bool& asked_to_stop) {
@@ -135,13 +172,17 @@ int run_supervised(const LaunchPlan& plan) {
   const sigset_t set = handled_signals();
   std::set<int> requests;  // SIGUSR1 and SIGUSR2 that wait until the ranks can handle them
   bool asked_to_stop = false;
+  MpirunWatch mpirun(child);
   while (true) {
     if (!requests.empty() && all_ranks_handle_requests(child, plan.ranks)) {
       for (const int signal : requests) kill(child, signal);
       requests.clear();
     }
-    const int signal = requests.empty() ? sigwaitinfo(&set, nullptr) : sigtimedwait(&set, nullptr, &kRequestRetry);
-    if (signal < 0) continue;  // EAGAIN: look at the ranks again; EINTR: stopped and continued
+    const int signal = sigtimedwait(&set, nullptr, requests.empty() ? &kLook : &kRequestRetry);
+    if (signal < 0) {  // EAGAIN: look at the ranks again; EINTR: stopped and continued
+      if (plan.ranks > 1) mpirun.look();
+      continue;
+    }
     if (signal != SIGCHLD) {
       const int wanted = passed_on(signal, asked_to_stop);
       if (wanted == SIGTERM) {

@@ -6,9 +6,9 @@
 
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/convert.h"
-#include "core/checkpoint/files.h"
 #include "core/checkpoint/safetensors.h"
 #include "core/error.h"
+#include "core/files.h"
 #include "models/hf_gpt2.h"
 #include "models/hf_gpt2_tensors.h"
 #include "models/model_json.h"

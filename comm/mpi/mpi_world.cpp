@@ -14,6 +14,7 @@
 #include "comm/direct_group.h"
 #include "comm/host_tensor.h"
 #include "comm/mpi/mpi_transport.h"
+#include "comm/mpi/peer_watch.h"
 
 namespace trireme {
 namespace {
@@ -21,6 +22,7 @@ namespace {
 using comm::check_mpi;
 
 constexpr auto kLeavePatience = std::chrono::milliseconds(500);
+constexpr std::chrono::milliseconds kShortestInitTimeout{30'000};  // starting takes long on a busy machine
 constexpr size_t kHostNameBytes = 64;
 
 int number_from(const char* variable) {
@@ -55,9 +57,13 @@ bool MpiWorld::launched() {
          number_from("SLURM_STEP_NUM_TASKS") > 1;
 }
 
-MpiWorld::MpiWorld(const GroupOptions& options)
-    : engine_(std::make_unique<comm::CommEngine>(std::make_unique<comm::MpiTransport>(init_mpi()))),
-      world_(comm::make_world_group(*engine_, options)) {
+MpiWorld::MpiWorld(const GroupOptions& options) {
+  if (const auto place = comm::JobPlace::of_environment()) watch_ = std::make_unique<comm::PeerWatch>(*place);
+  enter("MPI_Init", options.timeout_ms);
+  engine_ = std::make_unique<comm::CommEngine>(std::make_unique<comm::MpiTransport>(init_mpi()));
+  if (watch_)
+    watch_->watch({[this](int rank) { engine_->lose(rank); }, [this] { return engine_->loss_report(); }});
+  world_ = comm::make_world_group(*engine_, options);
   const int num_tasks = number_from("SLURM_STEP_NUM_TASKS");
   if (num_tasks > 1 && world_->size() == 1)
     throw ConfigError(fmt::format(
@@ -67,6 +73,10 @@ MpiWorld::MpiWorld(const GroupOptions& options)
 }
 
 MpiWorld::~MpiWorld() = default;
+
+void MpiWorld::enter(const char* call, int64_t timeout_ms) {
+  if (watch_) watch_->enter(call, std::max(kShortestInitTimeout, std::chrono::milliseconds(timeout_ms)));
+}
 
 /// Who is on which machine.
 void MpiWorld::find_neighbours() {
@@ -87,11 +97,13 @@ void MpiWorld::fail(const std::string& reason) {
 }
 
 void MpiWorld::leave() {
+  if (watch_) watch_->take_over();
   if (engine_) engine_->leave(kLeavePatience);
 }
 
 void MpiWorld::abort(int exit_status) {
   leave();
+  watch_.reset();
   world_.reset();
   engine_.reset();
   MPI_Abort(MPI_COMM_WORLD, exit_status);
@@ -102,9 +114,11 @@ void MpiWorld::finalize() {
   engine_->stop_beats();
   world_->barrier("end of the job").wait();
   engine_->close();
+  enter("MPI_Finalize", world_->options().timeout_ms);
   world_.reset();
   engine_.reset();
   check_mpi(MPI_Finalize(), "MPI_Finalize");
+  watch_.reset();
 }
 
 }  // namespace trireme

@@ -26,7 +26,8 @@ namespace trireme {
 
 namespace comm {
 class CommEngine;
-}
+class PeerWatch;
+}  // namespace comm
 
 class MpiWorld {
  public:
@@ -34,7 +35,9 @@ class MpiWorld {
   /// process needs no MPI (see SoloGroup), though MpiWorld works there too.
   static bool launched();
 
-  /// MPI_Init; collective. ConfigError when srun started several tasks that know nothing of each other.
+  /// MPI_Init; collective. ConfigError when srun started several tasks that know nothing of each other. MPI_Init and
+  /// MPI_Finalize know no time-out: when a rank of this machine dies meanwhile, or they take longer than 30 s and the
+  /// options' time-out, the process ends with a message and status 1.
   explicit MpiWorld(const GroupOptions& options = {});
   /// Without finalize() or abort() before it, MPI is left as it is: the launcher then ends the other ranks.
   ~MpiWorld();
@@ -60,12 +63,14 @@ class MpiWorld {
 
  private:
   void find_neighbours();
+  void enter(const char* call, int64_t timeout_ms);
 
   std::unique_ptr<comm::CommEngine> engine_;
   std::unique_ptr<Group> world_;
   std::vector<std::string> hostnames_;
   int local_rank_ = 0;
   int local_size_ = 1;
+  std::unique_ptr<comm::PeerWatch> watch_;  // null: nobody to watch. The last member: it tells the engine of losses
 };
 
 }  // namespace trireme

@@ -6,8 +6,8 @@
 #include <charconv>
 
 #include "core/checkpoint/checkpoint_reader.h"
-#include "core/checkpoint/files.h"
 #include "core/error.h"
+#include "core/files.h"
 
 namespace trireme {
 namespace {

@@ -7,9 +7,9 @@
 
 #include "core/checkpoint/checkpoint_folders.h"
 #include "core/checkpoint/checksum.h"
-#include "core/checkpoint/files.h"
 #include "core/checkpoint/safetensors.h"
 #include "core/error.h"
+#include "core/files.h"
 
 namespace trireme {
 namespace {

@@ -10,8 +10,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "core/checkpoint/files.h"
 #include "core/dtype.h"
+#include "core/files.h"
 #include "core/shape.h"
 
 namespace trireme {

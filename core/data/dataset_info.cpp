@@ -4,12 +4,12 @@
 
 #include <nlohmann/json.hpp>
 
-#include "core/checkpoint/files.h"
 #include "core/checkpoint/json_text.h"
 #include "core/data/dataset.h"
 #include "core/data/partial_file.h"
 #include "core/data/tokenizer.h"
 #include "core/error.h"
+#include "core/files.h"
 
 namespace trireme {
 

@@ -3,7 +3,7 @@
 
 #include <filesystem>
 
-#include "core/checkpoint/files.h"
+#include "core/files.h"
 
 namespace trireme {
 

@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "core/checkpoint/checksum.h"
-#include "core/checkpoint/files.h"
 #include "core/data/content_hash.h"
 #include "core/data/ordered_pipeline.h"
 #include "core/data/partial_file.h"
@@ -20,6 +19,7 @@
 #include "core/data/split_writer.h"
 #include "core/data/text_input.h"
 #include "core/error.h"
+#include "core/files.h"
 #include "core/rng.h"
 
 namespace trireme {

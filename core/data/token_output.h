@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
-#include "core/checkpoint/files.h"
 #include "core/data/token_shard.h"
+#include "core/files.h"
 
 namespace trireme {
 

@@ -8,10 +8,10 @@
 #include <limits>
 #include <utility>
 
-#include "core/checkpoint/files.h"
 #include "core/data/llmc_shard.h"
 #include "core/data/megatron_shard.h"
 #include "core/error.h"
+#include "core/files.h"
 
 namespace trireme {
 namespace {

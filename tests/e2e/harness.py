@@ -107,11 +107,12 @@ class CommandTest(unittest.TestCase):
         key, value = self.marker.split("=")
         return {**os.environ, key: value}
 
-    def start(self, *arguments, command=TRIREME, **options):
+    def start(self, *arguments, command=TRIREME, extra_environment=None, **options):
         """The command in the background, its output in self.folder/output.txt."""
+        environment = {**self.environment(), **(extra_environment or {})}
         with open(self.folder / "output.txt", "w", encoding="utf-8") as out:
             return subprocess.Popen([command, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=out,
-                                    stderr=subprocess.STDOUT, env=self.environment(), cwd=self.folder, **options)
+                                    stderr=subprocess.STDOUT, env=environment, cwd=self.folder, **options)
 
     def output(self):
         return (self.folder / "output.txt").read_text(encoding="utf-8", errors="replace")

@@ -34,6 +34,14 @@ TEST(Supervise, SetsTheEnvironmentAndHasAGroupOfItsOwn) {
   EXPECT_EQ(run_supervised(shell("test $(cut -d' ' -f5 /proc/$$/stat) = $$")), 0);
 }
 
+TEST(Supervise, EndsAnMpirunThatHangsAfterItsRanks) {
+  const LaunchPlan hangs{.environment = {},
+                         .command = {"/usr/bin/perl", "-e", "sleep(fork() ? 60 : 3);"},  // the child is a "rank"
+                         .notes = {},
+                         .ranks = 2};
+  EXPECT_EQ(run_supervised(hangs), 128 + SIGKILL);
+}
+
 /// Runs the launcher's part in a process of its own, whose child writes down every signal it gets.
 class SignalledChild : public ::testing::Test {
  protected:

@@ -1,5 +1,6 @@
-// What checkpoints ask of the operating system: files mapped for reading, files that are on the disk when
-// they are said to be, and folders whose names are. Every refusal is an IoError that names the file.
+// What checkpoints and token shards ask of the operating system: files mapped for reading, files that are on
+// the disk when they are said to be, and folders whose names are. Every refusal is an IoError that names the
+// file.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-#include "core/checkpoint/files.h"
+#include "core/files.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
