@@ -34,7 +34,7 @@ TEST(Bench, MeasuresEveryKernel) {
     EXPECT_THAT(
         names_of(results),
         IsSupersetOf({"linear forward", "linear dx", "linear dw, db",
-                      "linear + gelu forward", "linear dx + gelu backward", "attention forward", "attention backward",
+                      "linear + gelu forward", "linear dx + gelu backward, db", "attention forward", "attention backward",
                       "add + layer_norm forward", "add + layer_norm backward", "gelu forward",
                       "gelu backward", "classifier, with gradients", "adamw", "copy"}));
     for (const BenchResult& r : results) {
