@@ -74,7 +74,7 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, MemoryClass memory_cl
     }
     if (!data)
       throw IoError(fmt::format("out of memory on {}: {} bytes more were asked for; what holds it now:\n{}"
-                                "A smaller batch.micro, shorter batch.sequence or a smaller model needs less.",
+                                "A smaller batch.micro, model.recompute: selective or full, a shorter batch.sequence or a smaller model needs less.",
                                 to_string(backend_.device()), bytes, to_string(stats_)));
     stats_.reserved_bytes += block_bytes;
     ++stats_.device_allocations;

@@ -4,6 +4,22 @@
 #include "core/trace.h"
 
 namespace trireme {
+namespace {
+
+/// Runs `body`, a pass of `op` over `tensors`, which an error of the device names.
+template <class F>
+Tensors with_place(const Op& op, std::string_view pass, std::span<const Tensor> tensors, const F& body) {
+  try {
+    return body();
+  } catch (const IoError& error) {
+    std::string shapes;
+    for (const Tensor& t : tensors)
+      if (t.defined()) shapes += (shapes.empty() ? "" : ", ") + std::string(name_of(t.dtype())) + to_string(t.shape());
+    throw IoError(std::string(op.name()) + " " + std::string(pass) + " of " + shapes + ": " + error.what());
+  }
+}
+
+}  // namespace
 
 Tensors apply(Context& ctx, std::shared_ptr<const Op> op, Tensors inputs) {
   Saved saved;
@@ -12,7 +28,7 @@ Tensors apply(Context& ctx, std::shared_ptr<const Op> op, Tensors inputs) {
   Tensors outputs;
   {
     TraceScope scope(ctx.tracer, Tracer::Lane::compute, op->name());
-    outputs = op->forward(ctx, inputs, saved);
+    outputs = with_place(*op, "forward", inputs, [&] { return op->forward(ctx, inputs, saved); });
   }
   if (ctx.hooks && !parameters.empty()) ctx.hooks->after_use(parameters);
   if (ctx.tape) ctx.tape->record(std::move(op), inputs, outputs, std::move(saved));
@@ -92,7 +108,8 @@ void Tape::run_input(Context& ctx, Node& node) {
   if (node.pending_weight) node.dout = dout;
   if (!wanted) return;
   TraceScope scope(ctx.tracer, Tracer::Lane::compute, node.op->name());
-  Tensors din = node.op->backward_input(ctx, node.saved, std::move(dout));
+  Tensors din = with_place(*node.op, "backward", node.saved.tensors,
+                           [&] { return node.op->backward_input(ctx, node.saved, std::move(dout)); });
   TRIREME_ASSERT(din.size() == node.inputs.size(), std::string(node.op->name()) + ": one gradient an input");
   for (size_t i = 0; i < din.size(); ++i) accumulate(ctx, node.inputs[i], std::move(din[i]));
 }

@@ -6,6 +6,7 @@
 
 #include "core/nn/buckets.h"
 #include "core/nn/module.h"
+#include "core/ops/linear.h"
 
 namespace trireme {
 namespace {
@@ -103,6 +104,40 @@ struct Model : Module {
   Parameter& b = add_parameter("b", {7}, Init::ones());
   Parameter& c = add_parameter("c", {100}, Init::uniform(0.5f));
 };
+
+TEST(AllocatorTest, AnOperationThatRunsOutOfMemoryIsNamedWithItsShapes) {
+  Engine engine(make_cpu_backend(1));
+  Context ctx = engine.context();
+  Parameter w;
+  w.shape = {int64_t{1} << 50, 2};  // the result would have as many columns
+  const Tensor x = ctx.zeros({3, 2});
+  try {
+    linear(ctx, x, w, nullptr);
+    FAIL() << "no error";
+  } catch (const IoError& e) {
+    EXPECT_THAT(e.what(), HasSubstr("linear forward of f32[3, 2]: out of memory"));
+  }
+}
+
+TEST(AllocatorTest, BlocksOfRecordedWorkStayAndTellWhenSomebodyHasThem) {
+  SmallBackend backend(8192);
+  const auto allocator = std::make_shared<Allocator>(backend);
+  allocator->begin_recording();
+  void* block = allocator->allocate(4096, MemoryClass::activations)->data();
+  allocator->end_recording();
+  EXPECT_FALSE(allocator->recorded_blocks_in_use());
+  allocator->release_cached();
+  {
+    const auto borrowed = allocator->allocate(4096, MemoryClass::workspace);
+    EXPECT_EQ(borrowed->data(), block);  // it was not given back to the device, and others may use it meanwhile
+    EXPECT_TRUE(allocator->recorded_blocks_in_use());
+  }
+  EXPECT_FALSE(allocator->recorded_blocks_in_use());
+  EXPECT_THROW(allocator->begin_recording(), InternalError);  // one at a time
+  allocator->forget_recording();
+  allocator->release_cached();
+  EXPECT_EQ(backend.used_bytes, 0u);
+}
 
 TEST(BucketTest, LastDeclaredFirstAlignedAndPadded) {
   Model model;
