@@ -40,11 +40,13 @@ std::string to_string(const MemoryStats& stats) {
 }
 
 std::string describe_peak(const MemoryStats& stats) {
-  const auto gib = [](size_t bytes) { return fmt::format("{:.2f}", static_cast<double>(bytes) / 0x1p30); };
+  const bool large = stats.peak_total_bytes >= size_t{1} << 30;
+  const auto amount = [&](size_t bytes) { return fmt::format("{:.2f}", static_cast<double>(bytes) / (large ? 0x1p30 : 0x1p20)); };
   std::string classes;
   for (size_t i = 0; i < kNumMemoryClasses; ++i)
-    classes += fmt::format("{}{} {}", i ? ", " : "", name_of(static_cast<MemoryClass>(i)), gib(stats.peak_bytes[i]));
-  return fmt::format("{} GiB (peaks by class: {}; held from the device: {})", gib(stats.peak_total_bytes), classes, gib(stats.reserved_bytes));
+    classes += fmt::format("{}{} {}", i ? ", " : "", name_of(static_cast<MemoryClass>(i)), amount(stats.peak_bytes[i]));
+  return fmt::format("{} {} (peaks by class: {}; held from the device: {})", amount(stats.peak_total_bytes), large ? "GiB" : "MiB",
+                     classes, amount(stats.reserved_bytes));
 }
 
 Storage::~Storage() {
