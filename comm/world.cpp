@@ -5,13 +5,14 @@
 
 namespace trireme {
 
-void run_world(const GroupOptions& options, const std::function<void(Group& world)>& body) {
+void run_world(const GroupOptions& options, const std::function<void(Group& world)>& body,
+               const std::function<bool()>& told_to_end) {
   if (!MpiWorld::launched()) {
     SoloGroup solo("world", options);
     body(solo);
     return;
   }
-  MpiWorld mpi(options);
+  MpiWorld mpi(options, told_to_end);
   try {
     body(mpi.world());
     mpi.finalize();

@@ -9,7 +9,9 @@ namespace trireme {
 
 /// Runs `body` on all ranks when mpirun or srun started this process as one of them, else on a group of one.
 /// When `body` throws, the other ranks are told why before the exception goes on: their operations throw a
-/// CommError that names this rank, and the launcher ends what is left when this process exits.
-void run_world(const GroupOptions& options, const std::function<void(Group& world)>& body);
+/// CommError that names this rank, and the launcher ends what is left when this process exits. `told_to_end` says,
+/// in any thread, whether a signal asked this process to end (see MpiWorld).
+void run_world(const GroupOptions& options, const std::function<void(Group& world)>& body,
+               const std::function<bool()>& told_to_end = {});
 
 }  // namespace trireme

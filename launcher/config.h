@@ -51,6 +51,7 @@ struct CheckpointConfig {
   int64_t keep = 3;             // 0: all
   std::string resume = "auto";  // auto | never | a checkpoint's folder
   std::string init_from;        // a checkpoint whose weights a new run starts from
+  int64_t timeout_s = 1800;     // for the others' disks
 };
 
 struct Config {

@@ -157,6 +157,9 @@ void describe(V& v, CheckpointConfig& c) {
   v.field("resume", c.resume, "`auto`: the newest valid one in `run.out`; `never`; or a checkpoint's folder",
           any());
   v.field("init_from", c.init_from, "a checkpoint whose weights a new run starts from", any());
+  v.field("timeout_s", c.timeout_s,
+          "seconds that ranks wait for each other while checkpoints are written, checked or read, in the place of `run.timeout_s`",
+          at_least(1));
 }
 
 template <class V>

@@ -27,17 +27,36 @@ void handle_signal(int signal) {
 
 }  // namespace
 
+sigset_t SignalRequests::signal_set() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (int signal : kSignals) sigaddset(&set, signal);
+  return set;
+}
+
 SignalRequests::SignalRequests() {
   TRIREME_ASSERT(g_requests.exchange(kInUse) == 0, "a second SignalRequests");
   struct sigaction action {};
   action.sa_handler = handle_signal;
   action.sa_flags = SA_RESTART;
-  for (int signal : kSignals) sigaddset(&action.sa_mask, signal);
+  const sigset_t ours = signal_set();
+  action.sa_mask = ours;
+  pthread_sigmask(SIG_BLOCK, &ours, &previous_mask_);
   for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &previous_[i]);
+  thread_ = std::thread([this] {
+    sigset_t others;
+    sigfillset(&others);
+    for (int signal : kSignals) sigdelset(&others, signal);
+    pthread_sigmask(SIG_SETMASK, &others, nullptr);
+    ended_.acquire();
+  });
 }
 
 SignalRequests::~SignalRequests() {
+  ended_.release();
+  thread_.join();
   for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &previous_[i], nullptr);
+  pthread_sigmask(SIG_SETMASK, &previous_mask_, nullptr);
   g_requests = 0;
 }
 

@@ -6,11 +6,17 @@
 
 #include <array>
 #include <csignal>
+#include <semaphore>
+#include <thread>
 
 namespace trireme {
 
 /// Handles the signals above while it lives, and restores what was there before. One at a time in a process:
 /// what handlers write to is the one global variable that signals force on us.
+///
+/// Handlers run on a thread of their own: the calling thread, and those that it starts from then on, block these
+/// signals. A handler puts a frame where the stack pointer points, and oneDNN's matrix products let it point into
+/// their buffers on the heap, so no thread that computes may be interrupted.
 class SignalRequests {
  public:
   SignalRequests();
@@ -24,7 +30,11 @@ class SignalRequests {
 
  private:
   static constexpr std::array kSignals{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+  static sigset_t signal_set();
   std::array<struct sigaction, kSignals.size()> previous_;
+  sigset_t previous_mask_;
+  std::binary_semaphore ended_{0};
+  std::thread thread_;  // waits, where signals can interrupt it
 };
 
 }  // namespace trireme

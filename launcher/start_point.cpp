@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "comm/scoped_timeout.h"
+#include "launcher/shared_check.h"
 #include "models/model_json.h"
 
 namespace trireme {
@@ -13,48 +14,37 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kReadingTimeoutMs = int64_t{6} * 3600 * 1000;  // rank 0 may have to read a large checkpoint
-
 void log(const std::string& line) { fmt::print("{}\n", line); }
 
-/// Rank 0's text on all ranks.
-std::string share(std::string text, Group& world) {
-  const auto broadcast = [&](void* data, size_t bytes) {
-    const auto storage = std::make_shared<Storage>(nullptr, data, bytes);
-    world.broadcast(Tensor(storage, 0, {static_cast<int64_t>(bytes)}, DType::u8, Device{}), 0, "the checkpoint to start from").wait();
-  };
-  std::array<int64_t, 1> length{static_cast<int64_t>(text.size())};
-  broadcast(length.data(), sizeof length);
-  text.resize(static_cast<size_t>(length[0]));
-  if (length[0] > 0) broadcast(text.data(), text.size());
-  return text;
-}
-
-fs::path choose_resume_point(const Config& config) {
+fs::path choose_resume_point(const Config& config, const CheckpointCheck& check) {
   const fs::path out = config.run.out;
   if (fs::is_directory(out)) clean_leftovers(out);
   const std::string& resume = config.checkpoint.resume;
   if (resume == "never") return {};
-  if (resume != "auto") return resolve_checkpoint(resume, log);
-  return choose_resume(out, log).value_or(fs::path());
+  if (resume != "auto") return resolve_checkpoint(resume, log, check);
+  return choose_resume(out, log, check).value_or(fs::path());
 }
 
 }  // namespace
 
 StartPoint choose_start(const Config& config, Group& world) {
-  const GroupOptions options = world.options();
-  world.set_options({kReadingTimeoutMs, options.tracer});
+  const ScopedTimeout patience(world, config.checkpoint.timeout_s * 1000);
+  SharedCheck shared(world);
   std::string resume, init_from;
   if (world.rank() == 0) {
-    resume = choose_resume_point(config).string();
+    const CheckpointCheck check = [&](const fs::path& checkpoint) { return shared.problem_of(checkpoint); };
+    resume = choose_resume_point(config, check).string();
     if (resume.empty() && !config.checkpoint.init_from.empty())
-      init_from = resolve_checkpoint(config.checkpoint.init_from, log).string();
+      init_from = resolve_checkpoint(config.checkpoint.init_from, log, check).string();
     set_aside_newer(config.run.out, resume.empty() ? 0 : CheckpointReader(resume).step(), log);
+    shared.end();
+  } else {
+    shared.serve();
   }
   StartPoint start;
-  if (const std::string path = share(resume, world); !path.empty()) start.resume = path;
-  if (const std::string path = share(init_from, world); !path.empty()) start.init_from = path;
-  world.set_options(options);
+  const char* label = "the checkpoint to start from";
+  if (const std::string path = share_text(resume, 0, world, label); !path.empty()) start.resume = path;
+  if (const std::string path = share_text(init_from, 0, world, label); !path.empty()) start.init_from = path;
   return start;
 }
 

@@ -15,7 +15,7 @@ struct StartPoint {
   std::optional<std::filesystem::path> init_from;  // only without `resume`
 };
 
-/// Collective. Rank 0 looks, says what it skipped, and puts what an interrupted writer left in run.out in order; the
+/// Collective. Rank 0 looks, lets all ranks check what it found, says what it skipped, and puts what an interrupted writer left in run.out in order; the
 /// others are told, since they might see another state of the file system. Checkpoints of run.out that lie beyond the
 /// start belong to a course that this run leaves, and are set aside.
 StartPoint choose_start(const Config& config, Group& world);

@@ -19,7 +19,8 @@ void train(const TrainOptions& options) {
   const Config config = load_config(options.config, options.overrides);
   GroupOptions group;
   group.timeout_ms = config.run.timeout_s * 1000;
-  run_world(group, [&](Group& world) { Trainer(config, world, &signals).run(); });
+  run_world(
+      group, [&](Group& world) { Trainer(config, world, &signals).run(); }, [&] { return signals.stop_requested(); });
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "comm/scoped_timeout.h"
 #include "core/data/batch_plan.h"
 #include "launcher/choose_device.h"
 #include "launcher/data_info.h"
@@ -158,6 +159,7 @@ void Trainer::start() {
     }
     optimizer_->attach(ctx_, shards_);
   }
+  wait_for_disks("checkpoint read");
   progress_.seed = config_.run.seed;
   progress_.global_batch = config_.batch.global;
   progress_.sequence = config_.batch.sequence;
@@ -239,7 +241,14 @@ void Trainer::evaluate() {
   if (report_) report_->validation(progress_.step, result);
 }
 
+/// Until all ranks are here, however long files take.
+void Trainer::wait_for_disks(const char* what) {
+  const ScopedTimeout patience(world_, config_.checkpoint.timeout_s * 1000);
+  world_.barrier(what).wait();
+}
+
 void Trainer::save() {
+  const ScopedTimeout patience(world_, config_.checkpoint.timeout_s * 1000);
   std::array<int32_t, 1> failed{0};
   CheckpointTarget target;
   target.root = config_.run.out;
@@ -261,9 +270,10 @@ void Trainer::save() {
                                       ? std::filesystem::path(tokenizer_).filename().string()
                                       : tokenizer_);
   const std::filesystem::path path = writer.commit();
-  if (!report_) return;
-  if (config_.checkpoint.keep > 0) prune(config_.run.out, static_cast<int>(config_.checkpoint.keep), path);
-  report_->note(fmt::format("checkpoint {}", path.string()));
+  if (report_ && config_.checkpoint.keep > 0)
+    prune(config_.run.out, static_cast<int>(config_.checkpoint.keep), path);
+  world_.barrier("older checkpoints removed").wait();
+  if (report_) report_->note(fmt::format("checkpoint {}", path.string()));
 }
 
 /// The first and the last step that are looked at: run.profile's, or trace_steps from the second one of this process on

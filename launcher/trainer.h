@@ -48,6 +48,7 @@ class Trainer {
   void start();  // resumes, or takes the first weights
   void resume(const std::filesystem::path& checkpoint);
   OptimizerState resumable_state(const CheckpointReader* reader) const;
+  void wait_for_disks(const char* what);
   void say(const std::string& line) const;  // rank 0 prints it
   void start_reports();
   void keep_tokenizer();

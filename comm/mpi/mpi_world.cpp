@@ -57,8 +57,9 @@ bool MpiWorld::launched() {
          number_from("SLURM_STEP_NUM_TASKS") > 1;
 }
 
-MpiWorld::MpiWorld(const GroupOptions& options) {
-  if (const auto place = comm::JobPlace::of_environment()) watch_ = std::make_unique<comm::PeerWatch>(*place);
+MpiWorld::MpiWorld(const GroupOptions& options, std::function<bool()> told_to_end) {
+  if (const auto place = comm::JobPlace::of_environment())
+    watch_ = std::make_unique<comm::PeerWatch>(*place, std::move(told_to_end));
   enter("MPI_Init", options.timeout_ms);
   engine_ = std::make_unique<comm::CommEngine>(std::make_unique<comm::MpiTransport>(init_mpi()));
   if (watch_)

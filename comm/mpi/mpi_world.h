@@ -16,6 +16,7 @@
 //   }
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -38,7 +39,8 @@ class MpiWorld {
   /// MPI_Init; collective. ConfigError when srun started several tasks that know nothing of each other. MPI_Init and
   /// MPI_Finalize know no time-out: when a rank of this machine dies meanwhile, or they take longer than 30 s and the
   /// options' time-out, the process ends with a message and status 1.
-  explicit MpiWorld(const GroupOptions& options = {});
+  /// `told_to_end` says whether this process got a signal that asks it to end; it may be called in any thread.
+  explicit MpiWorld(const GroupOptions& options = {}, std::function<bool()> told_to_end = {});
   /// Without finalize() or abort() before it, MPI is left as it is: the launcher then ends the other ranks.
   ~MpiWorld();
   MpiWorld(const MpiWorld&) = delete;

@@ -25,8 +25,10 @@ namespace trireme::comm {
 namespace {
 
 constexpr auto kReportPatience = std::chrono::milliseconds(300);  // Slurm kills the others after about a second
-constexpr auto kSigcontPatience = std::chrono::milliseconds(800);  // mpirun sends SIGTERM after 1 s, SIGKILL after 2
-constexpr auto kSigtermPatience = std::chrono::milliseconds(300);
+// mpirun sends SIGCONT when a rank died, SIGTERM a second later, SIGKILL another second later.
+constexpr auto kSigcontPatience = std::chrono::milliseconds(800);
+constexpr auto kToldToEndPatience = std::chrono::milliseconds(500);
+constexpr auto kHintPeriod = std::chrono::milliseconds(100);
 constexpr char kGoodbye = 'b';
 constexpr std::string_view kDied = "died: its process is gone";
 
@@ -76,10 +78,10 @@ void make_readable(int event_fd) {
   [[maybe_unused]] const ssize_t written = write(event_fd, &one, sizeof(one));
 }
 
-sigset_t awaited_signals() {
+sigset_t sigcont() {
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal : {SIGCONT, SIGTERM}) sigaddset(&set, signal);
+  sigaddset(&set, SIGCONT);
   return set;
 }
 
@@ -98,10 +100,11 @@ std::optional<JobPlace> JobPlace::of_environment() {
   return place;
 }
 
-PeerWatch::PeerWatch(JobPlace place) : place_(std::move(place)) {
+PeerWatch::PeerWatch(JobPlace place, std::function<bool()> told_to_end)
+    : place_(std::move(place)), told_to_end_(std::move(told_to_end)) {
   wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   TRIREME_ASSERT(wake_fd_ >= 0, "no eventfd");
-  const sigset_t awaited = awaited_signals();
+  const sigset_t awaited = sigcont();
   signal_fd_ = signalfd(-1, &awaited, SFD_CLOEXEC | SFD_NONBLOCK);
   meet_peers();
   sigset_t all, previous;
@@ -119,7 +122,7 @@ PeerWatch::~PeerWatch() {
   for (const auto& [fd, rank] : peers_) close(fd);
   for (const int fd : {listener_fd_, wake_fd_, signal_fd_})
     if (fd >= 0) close(fd);
-  if (!call_.empty()) block_signals(false);
+  if (!call_.empty()) block_sigcont(false);
 }
 
 /// The socket of that rank; without one, what all names of the job begin with.
@@ -179,7 +182,7 @@ void PeerWatch::read_peer(int fd) {
 }
 
 void PeerWatch::enter(std::string call, Milliseconds timeout) {
-  block_signals(true);
+  block_sigcont(true);
   {
     std::lock_guard lock(mutex_);
     call_ = std::move(call);
@@ -194,33 +197,30 @@ void PeerWatch::watch(Listener listener) {
   {
     std::lock_guard lock(mutex_);
     call_.clear();
-    call_ends_ = told_to_end_ = Clock::time_point::max();
+    call_ends_ = hint_ends_ = Clock::time_point::max();
     listener_ = std::move(listener);
   }
   make_readable(wake_fd_);
-  block_signals(false);
+  block_sigcont(false);
 }
 
-void PeerWatch::block_signals(bool block) {
-  const sigset_t set = awaited_signals();
+void PeerWatch::block_sigcont(bool block) {
+  const sigset_t set = sigcont();
   pthread_sigmask(block ? SIG_BLOCK : SIG_UNBLOCK, &set, nullptr);
 }
 
-/// One of the signals by which launchers end a job has come; it is left where it is.
-void PeerWatch::heed_signals() {
-  if (call_.empty()) return;
-  sigset_t pending;
-  sigpending(&pending);
-  const auto patience = sigismember(&pending, SIGTERM) == 1 ? kSigtermPatience : kSigcontPatience;
-  told_to_end_ = std::min(told_to_end_, Clock::now() + patience);
+/// The launcher may be ending the job; if nobody is missing, or soon, that is nothing to us.
+void PeerWatch::take_hint(Milliseconds patience) {
+  if (!call_.empty()) hint_ends_ = std::min<Clock::time_point>(hint_ends_, Clock::now() + patience);
 }
 
 void PeerWatch::check_deadlines() {
   const Clock::time_point now = Clock::now();
-  if (now >= told_to_end_) {
+  if (!call_.empty() && told_to_end_ && told_to_end_()) take_hint(kToldToEndPatience);
+  if (now >= hint_ends_) {
     const std::string unseen = unseen_text();
     if (!unseen.empty()) end_process(fmt::format("{} died before taking part, and this rank is told to end", unseen));
-    told_to_end_ = Clock::time_point::max();
+    hint_ends_ = Clock::time_point::max();
   }
   if (now >= call_ends_) {
     const std::string unseen = unseen_text();
@@ -258,17 +258,18 @@ void PeerWatch::say_goodbye() {
 }
 
 PeerWatch::Milliseconds PeerWatch::pause() const {
-  const Clock::time_point next = std::min({call_ends_, told_to_end_, report_at_});
+  const Clock::time_point next = std::min({call_ends_, hint_ends_, report_at_});
   if (next == Clock::time_point::max()) return Milliseconds(-1);
-  return std::max(Milliseconds(0), std::chrono::ceil<Milliseconds>(next - Clock::now()));
+  const auto pause = std::max(Milliseconds(0), std::chrono::ceil<Milliseconds>(next - Clock::now()));
+  return call_.empty() ? pause : std::min<Milliseconds>(pause, kHintPeriod);
 }
 
 void PeerWatch::run() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {
     std::vector<pollfd> fds{{wake_fd_, POLLIN, 0}, {listener_fd_, POLLIN, 0}};
-    // A signal stays until the process takes it, so its descriptor would be ready for ever.
-    const bool heeds = !call_.empty() && told_to_end_ == Clock::time_point::max();
+    // The signal is left where it is, so its descriptor would be ready for ever.
+    const bool heeds = !call_.empty() && hint_ends_ == Clock::time_point::max();
     fds.push_back({heeds ? signal_fd_ : -1, POLLIN, 0});
     for (const auto& [fd, rank] : peers_) fds.push_back({fd, POLLIN, 0});
     const int timeout_ms = static_cast<int>(std::min<int64_t>(pause().count(), 1 << 30));
@@ -279,7 +280,7 @@ void PeerWatch::run() {
     if (fds[0].revents) [[maybe_unused]] const ssize_t bytes = read(wake_fd_, &ignored, sizeof(ignored));
     if (stopping_) break;
     if (fds[1].revents) accept_peers();
-    if (fds[2].revents) heed_signals();
+    if (fds[2].revents) take_hint(kSigcontPatience);
     for (size_t i = 3; i < fds.size(); ++i)
       if (fds[i].revents && peers_.contains(fds[i].fd)) read_peer(fds[i].fd);
     check_deadlines();

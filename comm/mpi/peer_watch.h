@@ -33,8 +33,9 @@ class PeerWatch {
  public:
   using Milliseconds = std::chrono::milliseconds;
 
-  /// Where the system refuses such sockets nothing is watched, and deaths are noticed by time-outs.
-  explicit PeerWatch(JobPlace place);
+  /// Where the system refuses such sockets nothing is watched, and deaths are noticed by time-outs. `told_to_end`
+  /// says whether this process got a signal that asks it to end; empty where nobody knows.
+  explicit PeerWatch(JobPlace place, std::function<bool()> told_to_end = {});
   /// Says goodbye: that this process ends is no loss from here on.
   ~PeerWatch();
   PeerWatch(const PeerWatch&) = delete;
@@ -42,8 +43,8 @@ class PeerWatch {
 
   /// The calling thread goes into `call`, a function of MPI that blocks without a time-out: until watch() a lost
   /// peer, or `timeout`, ends this process with a message and status 1. So does a launcher's wish to end it while
-  /// ranks of this machine have not been seen: these died before they could be watched. SIGTERM and SIGCONT wait
-  /// until watch().
+  /// ranks of this machine have not been seen: these died before they could be watched. SIGCONT, with which mpirun
+  /// begins that, is blocked in the calling thread until watch().
   void enter(std::string call, Milliseconds timeout);
 
   /// From here on a thread of this object calls lost(rank), once for each rank that is gone; and some time later,
@@ -63,15 +64,16 @@ class PeerWatch {
   Milliseconds pause() const;
   void accept_peers();
   void read_peer(int fd);
-  void heed_signals();
+  void take_hint(Milliseconds patience);
   void check_deadlines();
   [[noreturn]] void end_process(const std::string& why);
   std::string unseen_text() const;
   std::string name_of(std::optional<int> rank = {}) const;
-  void block_signals(bool block);
+  static void block_sigcont(bool block);
   void say_goodbye();
 
   const JobPlace place_;
+  const std::function<bool()> told_to_end_;
   int listener_fd_ = -1, wake_fd_ = -1, signal_fd_ = -1;
   std::atomic<bool> taken_over_ = false, stopping_ = false;
 
@@ -81,7 +83,7 @@ class PeerWatch {
   std::string call_;              // that the process is in; "": watch()
   Milliseconds timeout_{0};
   Clock::time_point call_ends_ = Clock::time_point::max();
-  Clock::time_point told_to_end_ = Clock::time_point::max();  // the end of our patience after that
+  Clock::time_point hint_ends_ = Clock::time_point::max();  // of our patience after we were told to end
   Clock::time_point report_at_ = Clock::time_point::max();
   Listener listener_;             // ... to here
   std::thread thread_;

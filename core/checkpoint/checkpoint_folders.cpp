@@ -38,16 +38,6 @@ std::vector<fs::path> folders_in(const fs::path& root) {
   return folders;
 }
 
-/// What is wrong with a checkpoint; "" when nothing is.
-std::string problem_of(const fs::path& checkpoint) {
-  try {
-    CheckpointReader(checkpoint).verify();
-    return "";
-  } catch (const Error& error) {
-    return error.what();
-  }
-}
-
 void remove_folder(const fs::path& folder) {
   std::error_code error;
   fs::remove_all(folder, error);
@@ -90,21 +80,30 @@ std::vector<fs::path> find_checkpoints(const fs::path& root) {
   return paths;
 }
 
-std::optional<fs::path> choose_resume(const fs::path& root, const CheckpointLog& log) {
+std::string problem_of_checkpoint(const fs::path& checkpoint) {
+  try {
+    CheckpointReader(checkpoint).verify();
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+std::optional<fs::path> choose_resume(const fs::path& root, const CheckpointLog& log, const CheckpointCheck& check) {
   for (const fs::path& folder : folders_in(root))
     if (step_of(folder.filename().string(), kTemporaryPrefix))
       log(fmt::format("skipping {}: its writing did not end", folder.string()));
   for (const fs::path& checkpoint : find_checkpoints(root)) {
-    const std::string problem = problem_of(checkpoint);
+    const std::string problem = check(checkpoint);
     if (problem.empty()) return checkpoint;
     log(fmt::format("skipping the checkpoint {}: {}", checkpoint.string(), problem));
   }
   return {};
 }
 
-fs::path resolve_checkpoint(const fs::path& path, const CheckpointLog& log) {
+fs::path resolve_checkpoint(const fs::path& path, const CheckpointLog& log, const CheckpointCheck& check) {
   if (fs::exists(path / kManifestName)) return path;
-  if (const auto chosen = choose_resume(path, log)) return *chosen;
+  if (const auto chosen = choose_resume(path, log, check)) return *chosen;
   if (!fs::exists(path))
     throw ConfigError(fmt::format("no checkpoint at {}: there is no such folder", path.string()));
   throw ConfigError(
@@ -121,7 +120,7 @@ void prune(const fs::path& root, int keep, const fs::path& known_valid) {
   bool valid_stays = false;
   for (size_t i = 0; i < checkpoints.size(); ++i) {
     const bool known = checkpoints[i] == known_valid;  // others are newer where a run went back
-    if (known || (!valid_stays && problem_of(checkpoints[i]).empty()))
+    if (known || (!valid_stays && problem_of_checkpoint(checkpoints[i]).empty()))
       valid_stays = true;  // the newest valid one, however old
     else if (i >= static_cast<size_t>(keep))
       remove_checkpoint(checkpoints[i]);

@@ -15,6 +15,11 @@ inline constexpr const char* kAsidePrefix = ".old-";           // of one that is
 inline constexpr const char* kAbandonedPrefix = "abandoned-";  // of one that set_aside_newer() renamed
 
 using CheckpointLog = std::function<void(const std::string& message)>;
+/// What is wrong with a checkpoint; "" when nothing is.
+using CheckpointCheck = std::function<std::string(const std::filesystem::path& checkpoint)>;
+
+/// A check that reads every byte.
+std::string problem_of_checkpoint(const std::filesystem::path& checkpoint);
 
 std::string checkpoint_name(int64_t step);  // "step-00000100"
 
@@ -22,14 +27,15 @@ std::string checkpoint_name(int64_t step);  // "step-00000100"
 /// that a crash left moved aside is among them.
 std::vector<std::filesystem::path> find_checkpoints(const std::filesystem::path& root);
 
-/// The newest checkpoint all of whose bytes are as they were written (each is read). Says what it skipped and
+/// The newest checkpoint all of whose bytes are as they were written, as `check` says. Says what it skipped and
 /// why. Reads only, so it may look at the folder of a run that is alive.
-std::optional<std::filesystem::path> choose_resume(const std::filesystem::path& root,
-                                                   const CheckpointLog& log);
+std::optional<std::filesystem::path> choose_resume(const std::filesystem::path& root, const CheckpointLog& log,
+                                                   const CheckpointCheck& check = problem_of_checkpoint);
 
 /// What a user means by a path: a checkpoint, or a folder of them and so the newest valid one. ConfigError
 /// else.
-std::filesystem::path resolve_checkpoint(const std::filesystem::path& path, const CheckpointLog& log);
+std::filesystem::path resolve_checkpoint(const std::filesystem::path& path, const CheckpointLog& log,
+                                         const CheckpointCheck& check = problem_of_checkpoint);
 
 /// Removes all but the newest `keep` checkpoints (at least 1), and never the newest valid one or
 /// `known_valid`: one of `root` that this process has just written, which need not be read again to be

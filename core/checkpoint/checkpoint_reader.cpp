@@ -153,9 +153,21 @@ nlohmann::json CheckpointReader::section(const std::string& name) const {
                                 did_you_mean(name, known), fmt::join(known, ", ")));
 }
 
-void CheckpointReader::verify() {
-  for (const ManifestFile& file : manifest_.files) open(file.name);
-  for (size_t i = 0; i < manifest_.entries.size(); ++i) verified_bytes(i);
+void CheckpointReader::verify(int part, int parts) {
+  TRIREME_ASSERT(0 <= part && part < parts, "verify: there is no such part");
+  const auto n = static_cast<uint64_t>(parts);
+  const auto share_of = [&](uint64_t position, uint64_t total) {
+    return static_cast<int>(std::min(position * n / std::max<uint64_t>(total, 1), n - 1));
+  };
+  for (size_t i = 0; i < manifest_.files.size(); ++i)
+    if (share_of(i, manifest_.files.size()) == part) open(manifest_.files[i].name);
+  const auto bytes_of = [](const ManifestEntry& e) { return static_cast<uint64_t>(e.slice.numel()) * size_of(e.dtype); };
+  uint64_t total = 0, position = 0;
+  for (const ManifestEntry& entry : manifest_.entries) total += bytes_of(entry);
+  for (size_t i = 0; i < manifest_.entries.size(); ++i) {
+    if (share_of(position, total) == part) verified_bytes(i);
+    position += bytes_of(manifest_.entries[i]);
+  }
 }
 
 }  // namespace trireme

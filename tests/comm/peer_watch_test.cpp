@@ -146,13 +146,14 @@ TEST(PeerWatchDeathTest, ABlockingCallHasATimeout) {
 
 TEST(PeerWatchDeathTest, WhoIsToldToEndNamesThoseThatNeverCame) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  const auto be_told = [] {
-    PeerWatch watch(place("told", 0, 2));
+  const auto be_told = [](bool by_sigcont) {
+    PeerWatch watch(place("told", 0, 2), [=] { return !by_sigcont; });
     watch.enter("MPI_Init", 20s);
-    kill(getpid(), SIGTERM);
+    if (by_sigcont) kill(getpid(), SIGCONT);
     std::this_thread::sleep_for(20s);
   };
-  EXPECT_EXIT(be_told(), testing::ExitedWithCode(1), "MPI_Init was given up: rank 1 died before taking part");
+  for (const bool by_sigcont : {false, true})
+    EXPECT_EXIT(be_told(by_sigcont), testing::ExitedWithCode(1), "MPI_Init was given up: rank 1 died before taking part");
 }
 
 TEST(PeerWatch, ThePlaceIsReadFromTheLaunchersEnvironment) {

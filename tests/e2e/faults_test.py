@@ -4,6 +4,7 @@ import re
 import resource
 import signal
 import subprocess
+import time
 import unittest
 
 from harness import TRIREME, CommandTest
@@ -139,6 +140,35 @@ def limit_file_size(size_bytes):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
 
 
+class SlowDisk(CommandTest):
+    """Writing a checkpoint may take longer than run.timeout_s: that is for checkpoint.timeout_s to bound."""
+
+    def stop_rank_1_while_a_checkpoint_is_written(self, **checkpoint):
+        config = self.make_config(model=WIDE, run={**ENDLESS, "timeout_s": 2}, checkpoint={"every": 20, "keep": 1, **checkpoint})
+        process = self.start("launch", config, "-n", 2)
+        slow = self.rank(1)
+        self.wait_for(self.unfinished_checkpoints, "a checkpoint being written", 60)
+        os.kill(slow, signal.SIGSTOP)  # as a disk that takes no data
+        return process, slow
+
+    def test_a_disk_slower_than_the_time_out_of_a_step(self):
+        process, slow = self.stop_rank_1_while_a_checkpoint_is_written()
+        time.sleep(5)
+        os.kill(slow, signal.SIGCONT)
+        self.wait_for(self.checkpoints, "the checkpoint", 30)
+        process.send_signal(signal.SIGINT)
+        self.finish(process, timeout_s=60)
+
+    def test_a_disk_that_never_answers_ends_the_run(self):
+        process, slow = self.stop_rank_1_while_a_checkpoint_is_written(timeout_s=4)
+        try:
+            shown = self.finish(process, status=None, timeout_s=30)
+        finally:
+            if slow in self.processes():
+                os.kill(slow, signal.SIGCONT)
+        self.assertRegex(shown, TRIREME_NAMES_THE_RANK.format(rank=1) + r" within 4 s")
+
+
 class DamagedCheckpoint(CommandTest):
     def test_a_flipped_byte_is_found_and_the_older_checkpoint_taken(self):
         config = self.make_config(run={"steps": 6}, checkpoint={"every": 2})
@@ -154,6 +184,20 @@ class DamagedCheckpoint(CommandTest):
         again = self.losses()
         self.assertEqual({step: again[step] for step in losses}, losses)
         self.assertEqual(max(again), 8)
+
+    def test_ranks_check_together_and_skip_what_any_of_them_finds_damaged(self):
+        config = self.make_config(run={"steps": 6}, checkpoint={"every": 2})
+        self.trireme("launch", config, "-n", 4)
+        for step, rank in ((6, 2), (4, 1)):  # each rank checks about the part that it wrote
+            file = next(self.checkpoint(step).glob(f"rank-0000{rank}-*.safetensors"))
+            contents = bytearray(file.read_bytes())
+            contents[-100] ^= 0x10
+            file.write_bytes(contents)
+        shown = self.trireme("launch", config, "-n", 4, "--set", "run.steps=7")
+        self.assertRegex(shown, r"skipping the checkpoint [^\n]*step-00000006: [^\n]*rank-00002[^\n]*checksum")
+        self.assertRegex(shown, r"skipping the checkpoint [^\n]*step-00000004: [^\n]*rank-00001[^\n]*checksum")
+        self.assertRegex(shown, r"resumed from [^\n]*step-00000002")
+        self.assertEqual(shown.count("skipping the checkpoint"), 2, "said once, by rank 0")
 
     def test_a_truncated_checkpoint_is_an_error_when_asked_for_by_name(self):
         config = self.make_config(run={"steps": 2})

@@ -2,6 +2,7 @@
 import pathlib
 import re
 import signal
+import time
 import unittest
 
 from harness import CommandTest
@@ -81,6 +82,18 @@ class Signals(CommandTest):
 
     def test_sigusr1_writes_a_checkpoint_and_goes_on(self):
         self.goes_on_after_sigusr1("train", self.make_config(run=ENDLESS))
+
+    def test_many_signals_while_it_computes_do_no_harm(self):
+        # oneDNN's products of this size move the stack pointer into the heap, where a handler's frame would overwrite it.
+        wide = {"width": 256, "layers": 4, "heads": 8}
+        process = self.start("train", self.make_config(model=wide, run=ENDLESS, checkpoint={"keep": 1}))
+        self.wait_for_step(3)
+        for _ in range(200):
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(0.01)
+            self.assertIsNone(process.poll(), self.output())
+        process.send_signal(signal.SIGINT)
+        self.finish(process)
 
     def test_sigusr1_to_the_launcher(self):
         self.goes_on_after_sigusr1("launch", self.make_config(run=ENDLESS), "-n", 2)

@@ -2,6 +2,7 @@
 //   mpirun -n N mpi_failure kill_before|kill_at_start|kill|kill_idle|exit|stop|loop|throw|mismatch ID
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -17,6 +18,7 @@ using namespace trireme;
 namespace {
 
 constexpr int kBadStep = 3;
+std::atomic<bool> g_told_to_end = false;
 
 void misbehave(const std::string& how, Group& world) {
   std::this_thread::sleep_for(std::chrono::milliseconds(500));  // all others have finished the step before
@@ -48,7 +50,8 @@ int main(int argc, char** argv) {
     check(argc == 3, "a mode and an id");
     const char* rank = std::getenv("PMIX_RANK");
     if (argv[1] == std::string("kill_before") && rank && rank == std::string("1")) std::raise(SIGKILL);
-    mpi.emplace(GroupOptions{.timeout_ms = 2000});
+    std::signal(SIGTERM, [](int) { g_told_to_end = true; });
+    mpi.emplace(GroupOptions{.timeout_ms = 2000}, [] { return g_told_to_end.load(); });
     train(argv[1], mpi->world());
     mpi->finalize();
     return 0;
