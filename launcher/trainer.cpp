@@ -203,7 +203,9 @@ Batch Trainer::next_batch() {
 void Trainer::launch() {
   const Batch batch = next_batch();
   StepRequests requests;
-  if (signals_) requests = {signals_->stop_requested(), signals_->take_checkpoint_request()};
+  if (signals_)
+    requests = {signals_->stop_requested(),
+                checkpoint_request_.ask(signals_->take_checkpoint_request(), CheckpointRequest::Clock::now())};
   step_->launch(batch, learning_rate(config_.optim, batch.step, config_.run.steps), requests);
   launched_ = batch.step;
 }
@@ -330,6 +332,7 @@ void Trainer::run() {
     const bool saves = due(launched_, config_.checkpoint.every) || (last && config_.checkpoint.at_end);
     while (step_->in_flight() > (evaluates || saves || stop_ || save_now_ ? 0 : ahead)) collect();
     if (evaluates) evaluate();
+    if (save_now_) checkpoint_request_.served(CheckpointRequest::Clock::now());
     if (saves || stop_ || save_now_) save();
     save_now_ = false;
   }

@@ -9,6 +9,7 @@
 #include "core/data/loader.h"
 #include "core/profiler.h"
 #include "core/trace.h"
+#include "launcher/checkpoint_request.h"
 #include "launcher/config.h"
 #include "launcher/evaluator.h"
 #include "launcher/run_report.h"
@@ -67,6 +68,7 @@ class Trainer {
   Config config_;
   Group& world_;
   SignalRequests* signals_;  // null: none are handled
+  CheckpointRequest checkpoint_request_;
   std::unique_ptr<Tracer> tracer_;  // before what may add to it
   std::unique_ptr<DeviceProfiler> profiler_;  // null where the host does the work itself
   Engine engine_;
