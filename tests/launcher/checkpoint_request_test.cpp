@@ -1,3 +1,4 @@
+// CheckpointRequest: one signal that reaches ranks at different steps asks for one checkpoint, and no signal is lost.
 #include "launcher/checkpoint_request.h"
 
 #include <gtest/gtest.h>
