@@ -69,6 +69,8 @@ class Backend {
   virtual std::unique_ptr<DeviceProfiler> make_profiler();
   /// How many threads the host side of this backend computes with.
   virtual int num_threads() const { return 1; }
+  /// All memory of the device; 0: not known.
+  virtual size_t memory_bytes() const { return 0; }
 
   template <class K>
   void add_kernel(typename K::Fn* fn) {

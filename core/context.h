@@ -14,12 +14,24 @@ class GradientSink;
 class ParameterHooks;
 class Tracer;
 
+/// Which tokens of the batch the rows of activations [rows, C] are, where ranks divide the tokens of a sample. The
+/// rows held are `tokens` a sample: those of positions first, first + 1, ..., and from the `half`-th on second, ...
+struct RowPlaces {
+  int64_t sequence = 0;   // tokens of a whole sample; 0: rows are whole samples
+  int64_t tokens = 0;     // of each sample here
+  int64_t first = 0;
+  int64_t half = 0;       // `tokens` where there is one run of positions
+  int64_t second = 0;
+  int64_t first_row = 0;  // of the [samples * tokens] rows, where those of this rank begin
+};
+
 /// What random numbers of a step are keyed by (never the rank). The step lies on the device, so that a captured step
 /// can be replayed.
 struct RandomKey {
   uint64_t seed = 0;
   Tensor step;               // i64 [1]; undefined: 0
   int64_t first_sample = 0;  // place of this micro-batch's first sample in the global batch
+  RowPlaces rows{};
 };
 
 struct Context {

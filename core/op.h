@@ -34,6 +34,11 @@ class Op {
   /// share storage with one another.
   virtual Tensors backward_input(Context& ctx, Saved& saved, Tensors dout) const = 0;
 
+  /// Whether backward_input() only begins its work, as exchanges between ranks do: its results are there after
+  /// finish_input(), and the tape runs the W of what it did before in between.
+  virtual bool begins_input() const { return false; }
+  virtual void finish_input(Context& ctx, Saved& saved) const { static_cast<void>(ctx), static_cast<void>(saved); }
+
   /// "W": adds to the gradients of parameters() (see Parameter::begin_accumulate). Runs after backward_input,
   /// perhaps much later, with the same `dout`.
   virtual void backward_weight(Context& ctx, Saved& saved, std::span<const Tensor> dout) const {

@@ -24,6 +24,29 @@ void init_range(const Init& init, const RandomStream& stream, int64_t begin, std
   }
 }
 
+/// `count` runs of `length` neighbours of the global array, which are neighbours here too.
+struct PlacedRun {
+  int64_t global, local, length;  // elements; where the first run begins
+  int64_t count, global_stride, local_stride;
+};
+
+std::vector<PlacedRun> placed_runs(const Parameter& parameter) {
+  const Placement& p = parameter.placement;
+  if (!p.is_split()) return {{0, 0, parameter.shape.numel(), 1, 0, 0}};
+  // The local array is [outer, local(), inner]; the global one [outer, global, inner].
+  int64_t outer = 1, inner = 1;
+  for (int d = 0; d < p.dim; ++d) outer *= parameter.shape[d];
+  for (int d = p.dim + 1; d < parameter.shape.rank(); ++d) inner *= parameter.shape[d];
+  std::vector<PlacedRun> runs;
+  int64_t local = 0;
+  for (const Placement::Range& r : p.ranges) {
+    const int64_t length = (r.end - r.begin) * inner;
+    runs.push_back({r.begin * inner, local, length, outer, p.global * inner, p.local() * inner});
+    local += length;
+  }
+  return runs;
+}
+
 }  // namespace
 
 void init_values(const Parameter& parameter, uint64_t seed, std::span<float> values) {
@@ -33,22 +56,16 @@ void init_values(const Parameter& parameter, uint64_t seed, std::span<float> val
     return;
   }
   const RandomStream stream = make_stream(seed, hash_name(parameter.name));
-  const Placement& p = parameter.placement;
-  // The local array is [outer, part, inner]; the global one [outer, count * part, inner].
-  const int64_t part = p.is_split() ? parameter.shape[p.dim] : 1;
-  int64_t inner = 1;
-  for (int d = p.is_split() ? p.dim + 1 : 0; d < parameter.shape.rank(); ++d) inner *= parameter.shape[d];
-  // Local elements of one row of `outer` are neighbours in the global array too.
-  const auto total = static_cast<int64_t>(values.size());
-  const int64_t row = p.is_split() ? part * inner : total;
-  constexpr int64_t kPiece = 1 << 14;
-  const int64_t pieces_a_row = (row + kPiece - 1) / kPiece, num_pieces = total == 0 ? 0 : total / row * pieces_a_row;
+  for (const PlacedRun& run : placed_runs(parameter)) {
+    constexpr int64_t kPiece = 1 << 14;
+    const int64_t pieces_a_row = (run.length + kPiece - 1) / kPiece, num_pieces = run.count * pieces_a_row;
 #pragma omp parallel for schedule(static)
-  for (int64_t piece = 0; piece < num_pieces; ++piece) {
-    const int64_t outer = piece / pieces_a_row, first = piece % pieces_a_row * kPiece;
-    const int64_t count = std::min(kPiece, row - first);
-    init_range(init, stream, outer * row * p.count + p.index * row + first,
-               values.subspan(static_cast<size_t>(outer * row + first), static_cast<size_t>(count)));
+    for (int64_t piece = 0; piece < num_pieces; ++piece) {
+      const int64_t row = piece / pieces_a_row, first = piece % pieces_a_row * kPiece;
+      const int64_t n = std::min(kPiece, run.length - first);
+      init_range(init, stream, run.global + row * run.global_stride + first,
+                 values.subspan(static_cast<size_t>(run.local + row * run.local_stride + first), static_cast<size_t>(n)));
+    }
   }
 }
 

@@ -4,19 +4,40 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "core/rng.h"
 #include "core/tensor.h"
 
 namespace trireme {
 
-/// Which part of the global array this rank holds: all of it, or the `index`-th of `count` equal parts of `dim`.
+/// Which part of the global array this rank holds: all of it, or ranges of one dim.
 struct Placement {
-  int dim = -1;  // -1: replicated
-  int64_t index = 0;
-  int64_t count = 1;
-  bool is_split() const { return dim >= 0 && count > 1; }
+  /// Of the global array's `dim`. Of the ranks that hold a range, one is its `primary`: that one writes it to
+  /// checkpoints, and counts it in sums over all parameters.
+  struct Range {
+    int64_t begin = 0, end = 0;
+    bool primary = true;
+    bool shared = false;  // several hold it, and each has a part of its gradient; such ranges are the last
+  };
+  int dim = -1;               // -1: the array is whole here
+  int64_t global = 0;         // how long `dim` is in the global array
+  std::vector<Range> ranges;  // ascending, and in this order in the local array; more than one of dim 0 alone
+  bool primary = true;        // of an array that is whole here
+
+  bool is_split() const { return dim >= 0; }
+  static Placement split(int dim, int64_t global, int64_t begin, int64_t end) { return {dim, global, {{.begin = begin, .end = end}}}; }
+  /// The length of `dim` in the local array.
+  int64_t local() const {
+    int64_t n = 0;
+    for (const Range& r : ranges) n += r.end - r.begin;
+    return n;
+  }
 };
+
+/// Whose gradients of a parameter add up to the whole: those of the ranks that see other samples or tokens of the
+/// batch; of tensor ranks too, where each sees a part of the tokens; or of the pipeline stages that share the parameter.
+enum class GradientSum : uint8_t { batch, batch_and_tensor, batch_and_stages };
 
 /// How a parameter starts. Element e of the global array is a function of (seed, name, e) alone.
 struct Init {
@@ -36,6 +57,7 @@ struct Parameter {
   Placement placement;
   Init init;
   bool decay = true;  // weight decay applies (by default to arrays of two or more dimensions)
+  GradientSum gradient_sum = GradientSum::batch;
 
   Tensor data;  // [shape], in the compute type
   Tensor grad;  // [shape], f32; holds nothing meaningful until grad_written
@@ -46,7 +68,7 @@ struct Parameter {
 
   Shape global_shape() const {
     Shape global = shape;
-    if (placement.is_split()) global[placement.dim] *= placement.count;
+    if (placement.is_split()) global[placement.dim] = placement.global;
     return global;
   }
 };

@@ -91,7 +91,7 @@ void Tape::seed(Context& ctx, std::span<const Tensor> roots, Tensors seeds) {
   }
 }
 
-void Tape::run_input(Context& ctx, Node& node) {
+void Tape::run_input(Context& ctx, Node& node, Node* before) {
   Tensors dout;
   bool any = false, wanted = false;
   for (int id : node.outputs) {
@@ -111,6 +111,10 @@ void Tape::run_input(Context& ctx, Node& node) {
   Tensors din = with_place(*node.op, "backward", node.saved.tensors,
                            [&] { return node.op->backward_input(ctx, node.saved, std::move(dout)); });
   TRIREME_ASSERT(din.size() == node.inputs.size(), std::string(node.op->name()) + ": one gradient an input");
+  if (node.op->begins_input()) {
+    if (before) run_weight(ctx, *before);
+    node.op->finish_input(ctx, node.saved);
+  }
   for (size_t i = 0; i < din.size(); ++i) accumulate(ctx, node.inputs[i], std::move(din[i]));
 }
 
@@ -139,16 +143,28 @@ Context without_tape(const Context& ctx) {
 
 }  // namespace
 
+/// B of a node, with the uses of its parameters around it.
+void Tape::use_and_run_input(Context& ctx, Node& node, Node* before) {
+  const auto op = node.op;
+  const auto parameters = op->parameters();
+  if (ctx.hooks && !parameters.empty()) ctx.hooks->before_use(parameters);
+  run_input(ctx, node, before);
+  if (ctx.hooks && !parameters.empty()) ctx.hooks->after_use(parameters);
+}
+
 void Tape::backward(Context& outer, std::span<const Tensor> roots, Tensors seeds) {
   Context ctx = without_tape(outer);
   seed(ctx, roots, std::move(seeds));
+  Node* waiting = nullptr;  // its W is left, to run while the next node's exchange is under way
   for (auto node = nodes_.rbegin(); node != nodes_.rend(); ++node) {
-    const auto op = node->op;
-    const auto parameters = op->parameters();
-    if (ctx.hooks && !parameters.empty()) ctx.hooks->before_use(parameters);
-    run_input(ctx, *node);
-    if (ctx.hooks && !parameters.empty()) ctx.hooks->after_use(parameters);
-    run_weight(ctx, *node);
+    use_and_run_input(ctx, *node, waiting);
+    if (waiting && waiting->op) run_weight(ctx, *waiting);  // that node had nothing to exchange
+    waiting = nullptr;
+    const auto next = std::next(node);
+    if (next != nodes_.rend() && next->op->begins_input())
+      waiting = &*node;
+    else
+      run_weight(ctx, *node);
   }
   nodes_.clear();
 }
@@ -157,11 +173,8 @@ void Tape::backward_input(Context& outer, std::span<const Tensor> roots, Tensors
   Context ctx = without_tape(outer);
   seed(ctx, roots, std::move(seeds));
   for (auto node = nodes_.rbegin(); node != nodes_.rend(); ++node) {
-    const auto parameters = node->op->parameters();
-    if (ctx.hooks && !parameters.empty()) ctx.hooks->before_use(parameters);
-    run_input(ctx, *node);
-    if (ctx.hooks && !parameters.empty()) ctx.hooks->after_use(parameters);
-    if (parameters.empty()) node->saved = {};
+    use_and_run_input(ctx, *node, nullptr);
+    if (node->op->parameters().empty()) node->saved = {};
   }
 }
 

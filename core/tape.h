@@ -52,7 +52,8 @@ class Tape {
   int new_id();
   void record(std::shared_ptr<const Op> op, std::span<const Tensor> inputs, Tensors& outputs, Saved saved);
   void seed(Context& ctx, std::span<const Tensor> roots, Tensors seeds);
-  void run_input(Context& ctx, Node& node);
+  void use_and_run_input(Context& ctx, Node& node, Node* before);
+  void run_input(Context& ctx, Node& node, Node* before);
   void run_weight(Context& ctx, Node& node);
   void accumulate(Context& ctx, int id, Tensor grad);
 

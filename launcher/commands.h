@@ -18,6 +18,7 @@ void add_inspect_command(CLI::App& app);
 void add_import_command(CLI::App& app);
 void add_export_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
+void add_plan_command(CLI::App& app);
 void add_config_reference_command(CLI::App& app);
 
 }  // namespace trireme

@@ -71,6 +71,15 @@ void describe(V& v, ParallelConfig& c) {
   v.field("expert", c.expert, "ranks that share the experts", at_least(1));
   v.field("pipeline", c.pipeline, "ranks that share the layers", at_least(1));
   v.field("tensor", c.tensor, "ranks that share each matrix", at_least(1));
+  v.field("order", c.order, "the axes, from those whose ranks lie farthest apart to those whose ranks are neighbours",
+          any());
+  v.field("sequence", c.sequence, "tensor ranks divide the tokens where no matrix needs them all: less memory, the same traffic",
+          any());
+  v.field("schedule", c.schedule,
+          "of the pipeline: `gpipe`, `1f1b`, `interleaved`, `zb-h1`, `zb-v`, or the path of a CSV file (see docs/pipeline.md)",
+          any());
+  v.field("chunks", c.chunks, "stages of each pipeline rank; `auto`: 2 for `interleaved` and `zb-v`, else 1", auto_or_at_least(1));
+  v.field("stages", c.stages, "blocks of each stage, such as [7, 8, 8, 7]; empty: stages of about equal cost", at_least(0));
 }
 
 template <class V>

@@ -94,6 +94,12 @@ void read_value(const ConfigNode& node, const std::string& path, std::vector<std
   for (const ConfigNode& item : node.children) read_value(item, path, value.emplace_back(), rule);
 }
 
+void read_value(const ConfigNode& node, const std::string& path, std::vector<int64_t>& value, const Rule& rule) {
+  if (node.kind != ConfigNode::Kind::list) refuse(node, path, "a list of whole numbers, such as [7, 8, 8, 7]", rule);
+  value.clear();
+  for (const ConfigNode& item : node.children) read_value(item, path, value.emplace_back(), rule);
+}
+
 void read_value(const ConfigNode& node, const std::string& path, std::vector<DataSource>& value,
                 const Rule& rule);
 

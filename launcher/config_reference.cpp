@@ -68,6 +68,7 @@ class Reference {
     return (std::is_same_v<T, double> ? "two numbers" : "two integers") + limits(rule);
   }
   static std::string values_of(const std::vector<std::string>&, const Rule&) { return "list of texts"; }
+  static std::string values_of(const std::vector<int64_t>&, const Rule& rule) { return "list of integers" + limits(rule); }
   static std::string values_of(const std::vector<DataSource>&, const Rule&) { return "glob or list"; }
   static std::string values_of(const std::string&, const Rule& rule) {
     std::vector<std::string> quoted;
@@ -87,7 +88,8 @@ class Reference {
   static std::string default_of(const std::array<T, 2>& v, const Rule&) {
     return fmt::format("`[{}, {}]`", v[0], v[1]);
   }
-  static std::string default_of(const std::vector<std::string>&, const Rule&) { return "`[]`"; }
+  static std::string default_of(const std::vector<std::string>& v, const Rule&) { return fmt::format("`[{}]`", fmt::join(v, ", ")); }
+  static std::string default_of(const std::vector<int64_t>& v, const Rule&) { return fmt::format("`[{}]`", fmt::join(v, ", ")); }
   static std::string default_of(const std::vector<DataSource>&, const Rule&) { return "`[]`"; }
 
   std::string rows_;

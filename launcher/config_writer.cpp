@@ -53,6 +53,7 @@ class Writer {
     out_ << YAML::EndSeq;
   }
   void put(const std::vector<std::string>& values, const Rule&) { out_ << YAML::Flow << values; }
+  void put(const std::vector<int64_t>& values, const Rule&) { out_ << YAML::Flow << values; }
   void put(const std::vector<DataSource>& sources, const Rule&) {
     if (sources.empty()) out_ << YAML::Flow;
     out_ << YAML::BeginSeq;

@@ -2,6 +2,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "launcher/choose_device.h"
+
 namespace trireme {
 
 void add_device_options(CLI::App& command, DeviceOptions& options) {
@@ -11,9 +13,9 @@ void add_device_options(CLI::App& command, DeviceOptions& options) {
       ->check(CLI::NonNegativeNumber);
 }
 
-std::unique_ptr<Backend> make_backend(const DeviceOptions& options) {
-  const bool cuda = options.device == "cuda" || (options.device == "auto" && num_cuda_devices() > 0);
-  return cuda ? make_cuda_backend() : make_cpu_backend(options.threads);
+std::unique_ptr<Backend> make_backend(const DeviceOptions& options, Group& world) {
+  const Device device = choose_device(options.device, world);
+  return device.kind == DeviceKind::cuda ? make_cuda_backend({.index = device.index}) : make_cpu_backend(options.threads);
 }
 
 }  // namespace trireme

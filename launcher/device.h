@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "comm/group.h"
 #include "core/backend.h"
 
 namespace CLI {
@@ -17,10 +18,10 @@ struct DeviceOptions {
   int threads = 0;              // of the host; 0: OMP_NUM_THREADS, or all cores
 };
 
-/// --device and --threads of a command of one process.
+/// --device and --threads of a command.
 void add_device_options(CLI::App& command, DeviceOptions& options);
 
-/// The backend of the first GPU or of the host. ConfigError when `cuda` is asked for and there is none.
-std::unique_ptr<Backend> make_backend(const DeviceOptions& options);
+/// The backend of this rank's GPU or of the host (see choose_device). Collective over `world`.
+std::unique_ptr<Backend> make_backend(const DeviceOptions& options, Group& world);
 
 }  // namespace trireme

@@ -5,7 +5,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "comm/solo_group.h"
+#include "comm/world.h"
 #include "launcher/commands.h"
 #include "launcher/data_info.h"
 #include "launcher/evaluator.h"
@@ -21,6 +21,7 @@ struct EvalOptions {
   int64_t micro = 8;
   int64_t sequence = 0;
   DeviceOptions device;
+  LayoutOptions layout;
   bool json = false;
 };
 
@@ -39,18 +40,19 @@ void print_json(const std::filesystem::path& checkpoint, const Evaluation& e) {
   fmt::print("{}\n", json.dump());
 }
 
-void eval(const EvalOptions& options) {
-  LoadedModel loaded = load_model(options.checkpoint, options.device);
-  const ModelConfig& model = loaded.model->config();
+void eval(const EvalOptions& options, Group& world) {
+  LoadedModel loaded = load_model(options.checkpoint, options.device, options.layout, world);
+  const ModelConfig& model = loaded.config();
   const int64_t sequence = options.sequence > 0 ? options.sequence : model.context;
   if (sequence > model.context)
     throw ConfigError(fmt::format("--sequence {} is longer than the model's context of {}", sequence, model.context));
   const DataSource source{options.data, 1.0};
-  const BatchGeometry geometry{options.micro, options.micro, sequence, model.true_vocab, 0, 1};
+  const BatchGeometry geometry{options.micro, options.micro, sequence, model.true_vocab, loaded.mesh->coord(Axis::data),
+                               loaded.mesh->shape().size(Axis::data)};
   Evaluator evaluator(open_datasets(std::span(&source, 1)), geometry, options.batches,
                       read_glob_info(options.data).token_bytes);
-  SoloGroup group;
-  const Evaluation result = evaluator.run(loaded.context(), *loaded.model, group);
+  const Evaluation result = evaluator.run(loaded.context(), *loaded.model, world);
+  if (world.rank() != 0) return;
   options.json ? print_json(loaded.checkpoint, result) : print_text(result);
 }
 
@@ -67,9 +69,11 @@ void add_eval_command(CLI::App& app) {
   command->add_option("--sequence", options->sequence, "Tokens of a sample; 0: the model's context")
       ->check(CLI::NonNegativeNumber);
   add_device_options(*command, options->device);
+  add_layout_options(*command, options->layout);
   command->add_flag("--json", options->json, "Prints one JSON object");
-  command->footer("Example:\n  trireme eval runs/char --data 'data/kjv/valid*.bin' --json");
-  command->callback([options] { eval(*options); });
+  command->footer("Example:\n  trireme eval runs/char --data 'data/kjv/valid*.bin' --json\n"
+                  "  mpirun -n 4 trireme eval runs/gpt2 --data 'data/valid*.bin' --tensor 2 --pipeline 2");
+  command->callback([options] { run_world({}, [&](Group& world) { eval(*options, world); }); });
 }
 
 }  // namespace trireme

@@ -28,7 +28,7 @@ int32_t Evaluator::bytes_of(int32_t token) const {
   return token_bytes_[static_cast<size_t>(token)];
 }
 
-Evaluation Evaluator::run(Context ctx, Model& model, Group& group) {
+Evaluation Evaluator::run(Context ctx, ParallelModel& model, Group& world) {
   ctx.tape = nullptr;
   ctx.gradients = nullptr;
   ctx.training = false;
@@ -36,20 +36,26 @@ Evaluation Evaluator::run(Context ctx, Model& model, Group& group) {
   std::vector<Tensor> losses;    // of one micro-batch each; read at the end, so that the device never waits for the host
   loader_.rewind();
   while (std::optional<Batch> batch = loader_.next()) {
-    const Shape shape{batch->num_samples, batch->sequence};
-    const MicroBatch micro{ctx.from_host<int32_t>(batch->tokens, shape), ctx.from_host<int32_t>(batch->targets, shape), 1.0f};
-    losses.push_back(model.loss(ctx, micro));
-    sums[1] += static_cast<double>(batch->num_targets);
-    if (!token_bytes_.empty())
-      for (int32_t t : batch->targets)
-        if (t >= 0) sums[2] += bytes_of(t);
+    const int64_t samples = batch->num_samples;
+    const Shape shape{samples, model.sequence_here(batch->sequence)};
+    const std::vector<int32_t> targets = model.tokens_here(batch->targets, samples);
+    const MicroBatch micro{ctx.from_host<int32_t>(model.tokens_here(batch->tokens, samples), shape),
+                           ctx.from_host<int32_t>(targets, shape), 1.0f};
+    const Tensor loss = model.loss(ctx, micro);
+    if (!loss.defined()) continue;
+    losses.push_back(loss);
+    for (int32_t t : targets) {
+      if (t < 0) continue;
+      sums[1] += 1;
+      if (!token_bytes_.empty()) sums[2] += bytes_of(t);
+    }
   }
   std::vector<float> values(losses.size());
   for (size_t i = 0; i < losses.size(); ++i) ctx.backend->copy(&values[i], losses[i].raw(), sizeof(float), *ctx.stream);
   ctx.stream->synchronize();
   for (float value : values) sums[0] += value;
   const auto host = std::make_shared<Storage>(nullptr, sums.data(), sizeof sums);
-  group.all_reduce(Tensor(host, 0, {static_cast<int64_t>(sums.size())}, DType::f64, Device{}), ReduceOp::sum, "evaluation").wait();
+  world.all_reduce(Tensor(host, 0, {static_cast<int64_t>(sums.size())}, DType::f64, Device{}), ReduceOp::sum, "evaluation").wait();
   Evaluation result;
   result.tokens = static_cast<int64_t>(sums[1]);
   result.loss = sums[0] / std::max(1.0, sums[1]);

@@ -8,7 +8,7 @@
 
 #include "comm/group.h"
 #include "core/data/evaluation_loader.h"
-#include "models/model.h"
+#include "models/parallel_model.h"
 
 namespace trireme {
 
@@ -27,8 +27,9 @@ class Evaluator {
   Evaluator(std::vector<WeightedDataset> sources, const BatchGeometry& geometry, int64_t max_batches,
             std::vector<int32_t> token_bytes);
 
-  /// The same batches each time. Collective over `group`, the data ranks of `geometry`.
-  Evaluation run(Context ctx, Model& model, Group& group);
+  /// The same batches each time. Collective over `world`, in host memory: all ranks of the model, whose data ranks are
+  /// those of `geometry`.
+  Evaluation run(Context ctx, ParallelModel& model, Group& world);
 
  private:
   int32_t bytes_of(int32_t token) const;

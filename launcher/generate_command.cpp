@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "comm/world.h"
 #include "core/data/tokenizer.h"
 #include "launcher/commands.h"
 #include "launcher/loaded_model.h"
@@ -17,31 +18,34 @@ struct GenerateOptions {
   std::string prompt = "\n";
   std::string tokenizer;
   DeviceOptions device;
+  LayoutOptions layout;
   SamplingConfig sampling;
 };
 
-void generate_text(GenerateOptions options) {
+void generate_text(GenerateOptions options, Group& world) {
   check_sampling(options.sampling);
-  LoadedModel loaded = load_model(options.checkpoint, options.device);
+  LoadedModel loaded = load_model(options.checkpoint, options.device, options.layout, world);
   if (options.tokenizer.empty()) options.tokenizer = tokenizer_of(loaded.checkpoint);
   if (options.tokenizer.empty())
     throw ConfigError(loaded.checkpoint.string() +
                       ": the checkpoint does not tell its tokenizer; give one with --tokenizer (bytes, or a .model file)");
   const auto tokenizer = make_tokenizer(options.tokenizer);
-  if (tokenizer->vocab_size() > loaded.model->config().vocab)
+  if (tokenizer->vocab_size() > loaded.config().vocab)
     throw ConfigError(fmt::format("--tokenizer {}: has {} tokens, the model knows {}; give the one it was trained with",
-                                  options.tokenizer, tokenizer->vocab_size(), loaded.model->config().vocab));
+                                  options.tokenizer, tokenizer->vocab_size(), loaded.config().vocab));
   options.sampling.stop = tokenizer->end_of_text();
   Context ctx = loaded.context();
+  const bool prints = world.rank() == 0;
   // Bytes of one token may be part of a character: they are written as they come.
   const auto print = [&](int32_t token) {
+    if (!prints) return;
     const std::string text = tokenizer->decode(std::span(&token, 1));
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   };
-  std::fwrite(options.prompt.data(), 1, options.prompt.size(), stdout);
+  if (prints) std::fwrite(options.prompt.data(), 1, options.prompt.size(), stdout);
   generate(ctx, *loaded.model, tokenizer->encode(options.prompt), options.sampling, print);
-  std::fputc('\n', stdout);
+  if (prints) std::fputc('\n', stdout);
 }
 
 }  // namespace
@@ -60,8 +64,10 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--seed", s.seed, "The same seed gives the same text")->capture_default_str();
   command->add_option("--tokenizer", options->tokenizer, "bytes, or a sentencepiece .model; by default the checkpoint's");
   add_device_options(*command, options->device);
-  command->footer("Example:\n  trireme generate runs/char --prompt 'In the beginning' --temperature 0.8 --top-k 50 --seed 1");
-  command->callback([options] { generate_text(*options); });
+  add_layout_options(*command, options->layout);
+  command->footer("Example:\n  trireme generate runs/char --prompt 'In the beginning' --temperature 0.8 --top-k 50 --seed 1\n"
+                  "  mpirun -n 2 trireme generate runs/gpt2 --tensor 2");
+  command->callback([options] { run_world({}, [&](Group& world) { generate_text(*options, world); }); });
 }
 
 }  // namespace trireme

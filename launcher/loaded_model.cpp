@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
+
 #include <nlohmann/json.hpp>
 
 #include "launcher/train_state.h"
@@ -13,17 +15,28 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& path) {
   return resolve_checkpoint(path, [](const std::string& line) { fmt::print(stderr, "{}\n", line); });
 }
 
-LoadedModel load_model(const std::filesystem::path& path, const DeviceOptions& device) {
+void add_layout_options(CLI::App& command, LayoutOptions& options) {
+  command.add_option("--tensor", options.tensor, "Ranks that share each matrix, of those that mpirun or srun started")
+      ->check(CLI::PositiveNumber)->capture_default_str();
+  command.add_option("--pipeline", options.pipeline, "Ranks that share the layers")->check(CLI::PositiveNumber)->capture_default_str();
+}
+
+LoadedModel load_model(const std::filesystem::path& path, const DeviceOptions& device, const LayoutOptions& layout, Group& world) {
   LoadedModel loaded;
   loaded.checkpoint = find_checkpoint(path);
   CheckpointReader reader(loaded.checkpoint);
-  loaded.model = make_model(model_from_json(reader.section("model"), loaded.checkpoint.string()));
-  loaded.engine = std::make_unique<Engine>(make_backend(device));
+  const ModelConfig config = model_from_json(reader.section("model"), loaded.checkpoint.string());
+  ParallelConfig parallel;
+  parallel.tensor = layout.tensor;
+  parallel.pipeline = layout.pipeline;
+  ParallelPlan plan = plan_parallel(config, parallel, {.micro = 1, .sequence = config.context, .micro_batches = 1}, world.size());
+  loaded.engine = std::make_unique<Engine>(make_backend(device, world));
+  loaded.mesh = std::make_unique<Mesh>(parallel, world, loaded.engine->backend());
+  loaded.model = std::make_unique<ParallelModel>(config, parallel, std::move(plan), *loaded.mesh, /*training=*/false);
   Context ctx = loaded.context();
-  const auto parameters = loaded.model->parameters();
-  loaded.buckets = plan_buckets(parameters, size_t{32} << 20);
+  loaded.buckets = plan_buckets(loaded.model->parameters(), size_t{32} << 20);
   allocate_weights(ctx, loaded.buckets);
-  load_weights(reader, ctx, parameters);
+  load_weights(reader, ctx, loaded.model->parameters());
   return loaded;
 }
 

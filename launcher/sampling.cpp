@@ -22,7 +22,7 @@ std::vector<int32_t> rank_tokens(std::span<const float> logits, int64_t top_k) {
   return order;
 }
 
-Tensor feed(Context& ctx, Model& model, std::span<const int32_t> tokens, GenerationCache& cache) {
+Tensor feed(Context& ctx, ParallelModel& model, std::span<const int32_t> tokens, GenerationCache& cache) {
   const Tensor input = ctx.from_host<int32_t>(tokens, {1, static_cast<int64_t>(tokens.size())});
   return model.next_logits(ctx, input, cache);
 }
@@ -61,24 +61,28 @@ int32_t draw_token(std::span<const float> logits, const SamplingConfig& config, 
   return order[count - 1];
 }
 
-std::vector<int32_t> generate(Context& ctx, Model& model, std::span<const int32_t> prompt, const SamplingConfig& config,
+std::vector<int32_t> generate(Context& ctx, ParallelModel& model, std::span<const int32_t> prompt, const SamplingConfig& config,
                               const std::function<void(int32_t)>& on_token) {
   check_sampling(config);
   if (prompt.empty()) throw ConfigError("generate: the prompt has no tokens; give at least one");
-  const int64_t context = model.config().context;
+  const ModelConfig& config_of_model = model.model().config();
+  const int64_t context = config_of_model.context;
   std::vector<int32_t> text(prompt.begin(), prompt.end());
   std::span<const int32_t> fresh = text;
   if (static_cast<int64_t>(text.size()) > context) fresh = fresh.last(static_cast<size_t>(context));
   const RandomStream random = make_stream(config.seed, hash_name("generate"));
-  GenerationCache cache = model.make_cache(ctx, 1);
+  GenerationCache cache = model.model().make_cache(ctx, 1);
+  int64_t held = 0;  // tokens in the cache
   for (int64_t i = 0; i < config.tokens; ++i) {
-    if (cache.front().length + static_cast<int64_t>(fresh.size()) > context) {
-      cache = model.make_cache(ctx, 1);
+    if (held + static_cast<int64_t>(fresh.size()) > context) {
+      cache = model.model().make_cache(ctx, 1);
+      held = 0;
       fresh = std::span<const int32_t>(text).last(static_cast<size_t>(std::max<int64_t>(1, context / 2)));
     }
     const Tensor logits = feed(ctx, model, fresh, cache);
+    held += static_cast<int64_t>(fresh.size());
     const float uniform = to_uniform(random.block(static_cast<uint64_t>(i))[0]);
-    const int32_t token = draw_token(to_host(ctx, logits, model.config().true_vocab), config, uniform);
+    const int32_t token = draw_token(to_host(ctx, logits, config_of_model.true_vocab), config, uniform);
     if (token == config.stop) break;
     text.push_back(token);
     on_token(token);

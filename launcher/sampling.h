@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "models/model.h"
+#include "models/parallel_model.h"
 
 namespace trireme {
 
@@ -27,7 +27,8 @@ int32_t draw_token(std::span<const float> logits, const SamplingConfig& config, 
 
 /// Continues `prompt` (not empty); `on_token` sees each new token at once. Draw i is a function of (seed, i) and
 /// the logits alone. A text longer than the model's context goes on from its last half.
-std::vector<int32_t> generate(Context& ctx, Model& model, std::span<const int32_t> prompt, const SamplingConfig& config,
+/// Collective over the model's ranks, which all see the same tokens.
+std::vector<int32_t> generate(Context& ctx, ParallelModel& model, std::span<const int32_t> prompt, const SamplingConfig& config,
                               const std::function<void(int32_t)>& on_token);
 
 }  // namespace trireme

@@ -24,16 +24,16 @@ std::string state_name(const std::string& slot, const Parameter& parameter) {
   return "optim." + slot + "." + parameter.name;
 }
 
-/// Calls visit(segment, slice of the global parameter) for the segments of `shard` within elements [begin, end).
+/// Calls visit(parameter, slice of the global parameter, where its elements begin in the shard) for what the elements
+/// [begin, end) of `shard` are.
 template <class F>
-void for_each_segment(const Shard& shard, int64_t begin, int64_t end, F&& visit) {
-  for (Shard::Segment s : shard.segments) {
+void for_each_slice(const Shard& shard, int64_t begin, int64_t end, F&& visit) {
+  for (const Shard::Segment& s : shard.segments) {
     const int64_t first = std::max(begin, s.begin), last = std::min(end, s.end);
     if (first >= last) continue;
-    s.parameter_begin += first - s.begin;
-    s.begin = first;
-    s.end = last;
-    visit(s, slice_of(*s.parameter).range(s.parameter_begin, s.parameter_begin + last - first));
+    const int64_t shift = s.begin - s.parameter_begin;  // from the parameter's elements to the shard's
+    for (const PlacedSlice& placed : slices_of(*s.parameter, first - shift, last - shift))
+      visit(*s.parameter, placed, placed.begin + shift);
   }
 }
 
@@ -54,11 +54,11 @@ void save_state(CheckpointWriter& writer, Context& ctx, std::span<const Shard> s
     const int64_t n = values.numel();
     const int64_t begin = share.replicated ? n * share.index / share.count : 0;
     const int64_t end = share.replicated ? n * (share.index + 1) / share.count : n;
-    for_each_segment(shard, begin, end,
-                     [&](const Shard::Segment& s, const Slice& slice) {
-                       const Tensor part = values.flat_view(s.begin, {s.end - s.begin});
-                       writer.add(name_of_parameter(*s.parameter), slice, on_host(ctx, part, copy));
-                     });
+    for_each_slice(shard, begin, end, [&](const Parameter& p, const PlacedSlice& placed, int64_t first) {
+      if (!placed.primary) return;
+      const Tensor part = values.flat_view(first, {placed.slice.numel()});
+      writer.add(name_of_parameter(p), placed.slice, on_host(ctx, part, copy));
+    });
   };
   std::vector<Tensor> weights;
   for (const Shard& shard : shards) weights.push_back(shard.data);
@@ -69,9 +69,11 @@ void save_state(CheckpointWriter& writer, Context& ctx, std::span<const Shard> s
   for (const auto& flat : optimizer.flat)
     if (flat.slot != "master")
       add_flat(shards[flat.shard], flat.values, [&](const Parameter& p) { return state_name(flat.slot, p); });
-  if (share.index != 0) return;
-  for (const auto& whole : optimizer.whole)
-    writer.add(state_name(whole.slot, *whole.parameter), Slice::whole(whole.values.shape()), on_host(ctx, whole.values, copy));
+  if (share.index == 0)
+    for (const auto& whole : optimizer.whole)
+      if (whole.parameter->placement.primary)
+        writer.add(state_name(whole.slot, *whole.parameter), Slice::whole(whole.values.shape()), on_host(ctx, whole.values, copy));
+  if (!share.scalars) return;
   for (const auto& scalar : optimizer.scalars)
     writer.add("optim." + scalar.name, Slice::whole(scalar.value.shape()), on_host(ctx, scalar.value, copy));
 }
@@ -82,16 +84,17 @@ void load_weights(CheckpointReader& reader, Context& ctx, std::span<Parameter* c
       throw ConfigError(fmt::format("{}: {} has shape {} there and {} in this model; check the model section",
                                     reader.folder().string(), p->name, to_string(reader.shape(p->name)),
                                     to_string(p->global_shape())));
-    read_into(reader, ctx, p->name, slice_of(*p), p->data);
+    for (const PlacedSlice& placed : slices_of(*p))
+      read_into(reader, ctx, p->name, placed.slice, p->data.flat_view(placed.begin, {placed.slice.numel()}));
   }
 }
 
 void load_state(CheckpointReader& reader, Context& ctx, std::span<const Shard> shards, const OptimizerState& optimizer) {
   for (const auto& flat : optimizer.flat) {
     const Shard& shard = shards[flat.shard];
-    for_each_segment(shard, 0, flat.values.numel(), [&](const Shard::Segment& s, const Slice& slice) {
-      const std::string name = flat.slot == "master" ? s.parameter->name : state_name(flat.slot, *s.parameter);
-      read_into(reader, ctx, name, slice, flat.values.flat_view(s.begin, {s.end - s.begin}));
+    for_each_slice(shard, 0, flat.values.numel(), [&](const Parameter& p, const PlacedSlice& placed, int64_t first) {
+      const std::string name = flat.slot == "master" ? p.name : state_name(flat.slot, p);
+      read_into(reader, ctx, name, placed.slice, flat.values.flat_view(first, {placed.slice.numel()}));
     });
   }
   for (const auto& whole : optimizer.whole)

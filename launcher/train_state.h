@@ -22,12 +22,13 @@ struct TrainProgress {
   int64_t sequence = 0;
 };
 
-/// This rank's share of writing: of shards that all ranks hold alike the index-th of count equal ranges, else all of
-/// its own.
+/// This rank's share of writing. Of what `count` ranks hold alike, each writes one of as many equal ranges, this one
+/// the index-th; else (`replicated` false) all of its own.
 struct WriteShare {
   int64_t index = 0;
   int64_t count = 1;
   bool replicated = true;
+  bool scalars = true;  // the optimizer's single numbers too: of all ranks, one does
 };
 
 /// Adds weights (in f32 where the optimizer keeps master weights) and optimizer state. Names: a parameter's own;

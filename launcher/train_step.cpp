@@ -11,7 +11,7 @@ namespace trireme {
 TrainStep::TrainStep(const Context& ctx, const TrainStepParts& parts, const BatchGeometry& geometry, int64_t micro_batches,
                      uint64_t seed, bool record)
     : ctx_(ctx), parts_(parts), geometry_(geometry), micro_batches_(micro_batches), record_(record) {
-  const Shape samples{micro_batches * geometry.micro, geometry.sequence};
+  const Shape samples{micro_batches * geometry.micro, parts_.model.sequence_here(geometry.sequence)};
   tokens_ = ctx_.zeros(samples, DType::i32, MemoryClass::data);
   targets_ = ctx_.zeros(samples, DType::i32, MemoryClass::data);
   step_ = ctx_.zeros({1}, DType::i64, MemoryClass::data);
@@ -36,9 +36,11 @@ TrainStep::~TrainStep() {
 /// Everything of a step that comes from the host; the rest reads it on the device.
 void TrainStep::put_inputs(const Batch& batch, double lr, StepRequests requests) {
   const auto put = [&](const Tensor& to, const void* from) { ctx_.backend->copy(to.raw(), from, to.bytes(), *ctx_.stream); };
-  TRIREME_ASSERT(static_cast<int64_t>(batch.tokens.size()) == tokens_.numel(), "a batch of another size");
-  put(tokens_, batch.tokens.data());
-  put(targets_, batch.targets.data());
+  const std::vector<int32_t> tokens = parts_.model.tokens_here(batch.tokens, tokens_.dim(0));
+  const std::vector<int32_t> targets = parts_.model.tokens_here(batch.targets, tokens_.dim(0));
+  TRIREME_ASSERT(static_cast<int64_t>(tokens.size()) == tokens_.numel(), "a batch of another size");
+  put(tokens_, tokens.data());
+  put(targets_, targets.data());
   put(step_, &batch.step);
   std::array<float, kStats> stats{};
   stats[stop] = requests.stop ? 1.0f : 0.0f;
@@ -50,32 +52,27 @@ void TrainStep::put_inputs(const Batch& batch, double lr, StepRequests requests)
 /// Forward and backward of this rank's samples; their losses add up in stats_.
 void TrainStep::run_micro_batches() {
   const auto scale = static_cast<float>(1.0 / static_cast<double>(geometry_.global * geometry_.sequence));
-  Tensor loss_sum = stats_.flat_view(loss, {1});
-  for (int64_t i = 0; i < micro_batches_; ++i) {
-    Tape tape;
-    Context ctx = ctx_;
-    ctx.tape = &tape;
-    ctx.random.first_sample = first_sample_ + i * geometry_.micro;
-    if (i + 1 == micro_batches_) ctx.gradients = &parts_.reducer;
+  const auto batch_of = [&](int64_t i) {
     const int64_t begin = i * geometry_.micro, end = begin + geometry_.micro;
-    Tensor loss_of_batch;
-    {
-      TraceScope scope(ctx.tracer, Tracer::Lane::step, "forward");
-      loss_of_batch = parts_.model.loss(ctx, {tokens_.slice(begin, end), targets_.slice(begin, end), scale});
-    }
-    TraceScope scope(ctx.tracer, Tracer::Lane::step, "backward");
-    tape.backward(ctx, loss_of_batch);
-    ctx_.kernel<AddKernel>()(ctx_, loss_sum, loss_of_batch, loss_sum);
-  }
+    return MicroBatch{tokens_.slice(begin, end), targets_.slice(begin, end), scale};
+  };
+  Context ctx = ctx_;
+  ctx.random.first_sample = first_sample_;
+  parts_.model.train(ctx, batch_of, stats_.flat_view(loss, {1}), &parts_.reducer);
+}
+
+/// Adds what this rank counts of the gradients: of ranks that hold the same, one does.
+void TrainStep::sum_gradient_squares(Tensor& norms) {
+  if (parts_.reducer.replicated() && parts_.model.batch_group().rank() != 0) return;
+  for (const Shard& shard : parts_.shards)
+    for (const Tensor& part : primary_gradients(shard)) ctx_.kernel<SumSquaresKernel>()(ctx_, part, norms);
 }
 
 void TrainStep::update() {
   TraceScope scope(ctx_.tracer, Tracer::Lane::step, "update");
   Tensor norms = stats_.flat_view(sum_squares, {2});
-  for (const Shard& shard : parts_.shards) ctx_.kernel<SumSquaresKernel>()(ctx_, shard.grad, norms);
-  // Ranks that hold the same gradients have the same norm already.
-  const Tensor summed = parts_.reducer.replicated() ? stats_.flat_view(loss, {kStats - loss}) : stats_;
-  parts_.stats.all_reduce(summed, ReduceOp::sum, "step statistics", ctx_.stream).wait(*ctx_.stream);
+  sum_gradient_squares(norms);
+  parts_.stats.all_reduce(stats_, ReduceOp::sum, "step statistics", ctx_.stream).wait(*ctx_.stream);
   const Tensor& decision = parts_.guard.decide(ctx_, stats_.flat_view(0, {UpdateGuard::kStats}));
   parts_.optimizer.step(ctx_, parts_.shards, decision);
   parts_.reducer.publish();

@@ -8,7 +8,7 @@
 
 #include "comm/group.h"
 #include "core/data/batch.h"
-#include "models/model.h"
+#include "models/parallel_model.h"
 #include "optim/clip.h"
 #include "optim/optimizer.h"
 #include "parallel/reducer.h"
@@ -17,12 +17,12 @@ namespace trireme {
 
 /// What a step works with; all outlive it.
 struct TrainStepParts {
-  Model& model;
+  ParallelModel& model;
   Reducer& reducer;
   std::span<Shard> shards;
   Optimizer& optimizer;
   UpdateGuard& guard;
-  Group& stats;  // over the data axis; of its own, for the step's few numbers
+  Group& stats;  // of all ranks; of its own, for the step's few numbers
 };
 
 /// Wishes of one rank that all must hear of: they travel with the step's numbers.
@@ -58,7 +58,7 @@ class TrainStep {
   size_t in_flight() const { return static_cast<size_t>(launched_ - collected_); }
 
  private:
-  /// The step's numbers, f32 [kStats] on the device; all but the first two are summed over the ranks in any case.
+  /// The step's numbers, f32 [kStats] on the device, summed over all ranks: of what several ranks have alike, one counts.
   /// The first ones are what the guard decides by.
   enum Stat : int64_t {
     sum_squares = UpdateGuard::sum_squares,
@@ -79,6 +79,7 @@ class TrainStep {
   void compute();  // all work on the device, from the inputs to the updated weights
   bool replay();   // the same, recorded; false when there is no recording
   void run_micro_batches();
+  void sum_gradient_squares(Tensor& norms);
   void update();
   void read_back(Slot& slot);
 
@@ -90,7 +91,7 @@ class TrainStep {
   bool record_;
   std::unique_ptr<Recording> recording_;
 
-  Tensor tokens_, targets_;  // i32 [samples, T]
+  Tensor tokens_, targets_;  // i32 [samples, T of this rank]
   Tensor step_;              // i64 [1]
   Tensor stats_;             // f32 [kStats]
   std::array<Slot, kMaxInFlight> slots_;

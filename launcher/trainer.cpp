@@ -9,7 +9,7 @@
 #include "comm/scoped_timeout.h"
 #include "core/data/batch_plan.h"
 #include "launcher/choose_device.h"
-#include "launcher/data_info.h"
+#include "launcher/layout_report.h"
 #include "launcher/peak.h"
 #include "launcher/profile_report.h"
 #include "launcher/start_point.h"
@@ -54,8 +54,7 @@ Trainer::Trainer(Config config, Group& world, SignalRequests* signals)
       ctx_(engine_.context()),
       mesh_(config_.parallel, with_options(world, config_.run, tracer_.get()), engine_.backend(),
             {static_cast<int>(config_.sync.nccl_ctas)}),
-      data_group_(mesh_.group(Axis::data)),
-      stats_group_(data_group_.duplicate("step statistics")) {
+      stats_group_(mesh_.make_group(0, "step statistics")) {
   ctx_.tracer = tracer_.get();
   profiler_ = engine_.backend().make_profiler();
   tracer_->set_listener(profiler_.get());
@@ -68,40 +67,30 @@ Trainer::Trainer(Config config, Group& world, SignalRequests* signals)
 Trainer::~Trainer() { with_options(world_, config_.run, nullptr); }
 
 void Trainer::open_data() {
-  ModelConfig& model = config_.model;
-  const DataInfo info = read_data_info(config_.data);
-  tokenizer_ = info.tokenizer;
-  if (info.vocab > 0) {
-    if (model.vocab == 0) model.vocab = padded_vocab(info.vocab);
-    if (model.true_vocab == 0) model.true_vocab = info.vocab;
-    if (info.vocab > model.vocab)
-      throw ConfigError(fmt::format("model.vocab = {} is less than the {} tokens of the data's tokenizer {}; leave it out, or set {}",
-                                    model.vocab, info.vocab, info.tokenizer, padded_vocab(info.vocab)));
-  }
-  model = resolve_model(model);
-  if (config_.batch.sequence == 0) config_.batch.sequence = model.context;
-  if (config_.batch.sequence > model.context)
-    throw ConfigError(fmt::format("batch.sequence = {} is longer than model.context = {}; make one fit the other",
-                                  config_.batch.sequence, model.context));
-  const BatchPlan plan = plan_batch(config_.batch.global, config_.batch.micro, data_group_.size());
-  micro_batches_ = plan.micro_batches;
-  geometry_ = {config_.batch.global, config_.batch.micro,  config_.batch.sequence,
-               model.true_vocab,     data_group_.rank(), data_group_.size()};
+  RunPlan plan = plan_run(std::move(config_), world_.size());
+  refuse_too_large(plan, engine_.backend(), world_);
+  if (world_.size() > 1) layout_ = layout_table(plan, gather_homes(world_, engine_.backend().device()));
+  config_ = std::move(plan.config);
+  tokenizer_ = plan.data.tokenizer;
+  micro_batches_ = plan.batch.micro_batches;
+  plan_ = std::move(plan.layout);
+  geometry_ = {config_.batch.global,     config_.batch.micro,     config_.batch.sequence,
+               config_.model.true_vocab, mesh_.coord(Axis::data), mesh_.shape().size(Axis::data)};
   train_data_ = open_datasets(config_.data.train);
   valid_data_ = open_datasets(config_.data.valid);
   // As many samples as eval_batches global batches hold, so that every layout looks at the same ones.
   if (!valid_data_.empty())
     evaluator_ = std::make_unique<Evaluator>(valid_data_, geometry_, config_.run.eval_batches * micro_batches_,
-                                             info.token_bytes);
+                                             plan.data.token_bytes);
 }
 
 void Trainer::build_model() {
-  model_ = make_model(config_.model);
-  const auto parameters = model_->parameters();
+  model_ = std::make_unique<ParallelModel>(config_.model, config_.parallel, plan_, mesh_);
   const auto bucket_bytes = static_cast<size_t>(config_.sync.bucket_mb * 0x1p20);
-  buckets_ = plan_buckets(parameters, bucket_bytes);
+  buckets_ = plan_buckets(model_->parameters(), bucket_bytes);
   allocate_buckets(ctx_, buckets_, compute_dtype(config_.precision));
-  reducer_ = std::make_unique<AllReduceReducer>(ctx_, buckets_, data_group_, config_.sync.overlap, reduce_dtype(config_.precision));
+  reducer_ = std::make_unique<AllReduceReducer>(ctx_, buckets_, model_->reduce_groups(), config_.sync.overlap,
+                                                reduce_dtype(config_.precision));
   const std::span<Shard> shards = reducer_->shards();
   shards_.assign(shards.begin(), shards.end());
   ctx_.hooks = reducer_.get();
@@ -109,7 +98,7 @@ void Trainer::build_model() {
   guard_ = std::make_unique<UpdateGuard>(ctx_, config_.optim, loss_scale_settings(config_.precision));
   step_ = std::make_unique<TrainStep>(ctx_, TrainStepParts{*model_, *reducer_, shards_, *optimizer_, *guard_, *stats_group_},
                                       geometry_, micro_batches_, static_cast<uint64_t>(config_.run.seed),
-                                      config_.run.cuda_graph == "auto" && data_group_.size() == 1);
+                                      config_.run.cuda_graph == "auto" && world_.size() == 1);
 }
 
 /// State that a resumed run takes over: the optimizer's, and the guard's where it is of this config's shape.
@@ -178,9 +167,11 @@ void Trainer::start_reports() {
   std::filesystem::create_directories(config_.run.out);
   write_text_durably(std::filesystem::path(config_.run.out) / "config.yaml", to_yaml(config_));
   keep_tokenizer();
-  report_ = std::make_unique<RunReport>(config_.run, progress_.step, model_->flops_per_token(geometry_.sequence), peak[0]);
+  report_ = std::make_unique<RunReport>(config_.run, progress_.step, model().flops_per_token(geometry_.sequence), peak[0]);
+  constexpr int kMostRanksShown = 64;
+  if (!layout_.empty() && world_.size() <= kMostRanksShown) report_->note(layout_);
   report_->note(fmt::format("{}: {} parameters, {} rank{} of {} thread{}, batch {} x {} tokens in {} micro-batch{} a rank",
-                            config_.model.kind, model_->num_parameters(), world_.size(), world_.size() == 1 ? "" : "s",
+                            config_.model.kind, model().num_parameters(), world_.size(), world_.size() == 1 ? "" : "s",
                             engine_.backend().num_threads(), engine_.backend().num_threads() == 1 ? "" : "s",
                             geometry_.global, geometry_.sequence, micro_batches_, micro_batches_ == 1 ? "" : "es"));
 }
@@ -239,7 +230,7 @@ StepMetrics Trainer::step() {
 
 void Trainer::evaluate() {
   if (!evaluator_) return;
-  const Evaluation result = evaluator_->run(ctx_, *model_, mesh_.host_group(Axis::data));
+  const Evaluation result = evaluator_->run(ctx_, *model_, world_);
   if (report_) report_->validation(progress_.step, result);
 }
 
@@ -263,7 +254,7 @@ void Trainer::save() {
     return failed[0] == 0;
   };
   CheckpointWriter writer(std::move(target));
-  const WriteShare share{data_group_.rank(), data_group_.size(), reducer_->replicated()};
+  const WriteShare share{model_->batch_group().rank(), model_->batch_group().size(), reducer_->replicated(), world_.rank() == 0};
   save_state(writer, ctx_, shards_, resumable_state(nullptr), share);
   save_progress(writer, progress_);
   writer.set_section("model", model_to_json(config_.model));
@@ -307,8 +298,8 @@ void Trainer::control_trace() {
 void Trainer::finish_trace() {
   tracer_->set_recording(false);
   ProfiledSteps steps{launched_ - trace_first_ + 1, trace_begin_ns_, Tracer::now_us() * 1000};
-  const auto tokens = static_cast<double>(geometry_.global * geometry_.sequence) / static_cast<double>(data_group_.size());
-  steps.flops_per_step = model_->flops_per_token(geometry_.sequence) * tokens;
+  const auto tokens = static_cast<double>(geometry_.global * geometry_.sequence) / static_cast<double>(world_.size());
+  steps.flops_per_step = model().flops_per_token(geometry_.sequence) * tokens;
   steps.peak_flops = peak_flops_;
   const std::filesystem::path out(config_.run.out);
   if (config_.run.profile.steps[0] > 0) {

@@ -38,7 +38,7 @@ class Trainer {
   /// One step: forward, backward, reduction and update. All ranks return the same numbers but for step_ms.
   StepMetrics step();
 
-  const Model& model() const { return *model_; }
+  const Model& model() const { return model_->model(); }
   const TrainProgress& progress() const { return progress_; }
   /// Writes a checkpoint of the last step. Collective.
   void save();
@@ -74,8 +74,7 @@ class Trainer {
   Engine engine_;
   Context ctx_;
   Mesh mesh_;
-  Group& data_group_;
-  std::unique_ptr<Group> stats_group_;
+  std::unique_ptr<Group> stats_group_;  // of all ranks
 
   std::vector<WeightedDataset> train_data_;
   std::vector<WeightedDataset> valid_data_;
@@ -83,7 +82,9 @@ class Trainer {
   BatchGeometry geometry_;
   int64_t micro_batches_ = 1;
 
-  std::unique_ptr<Model> model_;
+  ParallelPlan plan_;
+  std::string layout_;  // who does what; empty for one rank
+  std::unique_ptr<ParallelModel> model_;
   std::vector<Bucket> buckets_;
   std::unique_ptr<Reducer> reducer_;
   std::vector<Shard> shards_;

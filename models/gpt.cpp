@@ -2,11 +2,16 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "core/ops/classifier.h"
 #include "core/ops/elementwise.h"
+#include "parallel/context_chunks.h"
+#include "parallel/gather_columns.h"
+#include "parallel/vocab_classifier.h"
+#include "parallel/vocab_split.h"
 
 namespace trireme {
 namespace {
@@ -26,68 +31,144 @@ nn::BlockConfig block_config(const ModelConfig& c) {
   return block;
 }
 
+Placement vocab_placement(int64_t vocab, const TensorParallel& tensor) {
+  const Part rows = split_vocab(vocab, tensor.size())[static_cast<size_t>(tensor.rank())];
+  return Placement::split(0, vocab, rows.begin, rows.end);
+}
+
 }  // namespace
 
-Gpt::Gpt(const ModelConfig& config)
-    : Model(config),
-      wte_(this, "wte", config.vocab, config.width, Init::normal(kInitStd)),
+Gpt::Gpt(const ModelConfig& config, const ModelLayout& layout)
+    : Model(config, layout),
+      vocab_(layout.tensor.size() == 1 ? Placement() : vocab_placement(config.vocab, layout.tensor)),
+      wte_(this, "wte", config.vocab, config.width, Init::normal(kInitStd), vocab_),
       wpe_(this, "wpe", config.context, config.width, Init::normal(kInitStd)),
       blocks_([&] {
         std::vector<std::unique_ptr<nn::Block>> blocks;
         for (int64_t i = 0; i < config.layers; ++i)
-          blocks.push_back(std::make_unique<nn::Block>(this, fmt::format("h.{}", i), block_config(config)));
+          blocks.push_back(std::make_unique<nn::Block>(this, fmt::format("h.{}", i), block_config(config), layout));
         return blocks;
       }()),
       ln_f_(this, "ln_f", config.width, config.bias) {
   if (!config.tied)
-    head_ = std::make_unique<nn::Linear>(this, "head", config.width, config.vocab, false, Init::normal(kInitStd));
+    head_ = std::make_unique<nn::Linear>(this, "head", config.width, config.vocab, false, Init::normal(kInitStd), vocab_);
+  if (layout.tensor.sequence())
+    for (Parameter* p : ln_f_.parameters()) p->gradient_sum = GradientSum::batch_and_tensor;
+  if (!layout.tensor.is_first())
+    for (Parameter* p : parameters()) p->placement.primary = false;
 }
 
-Tensor Gpt::embed(Context& ctx, const Tensor& tokens, int64_t first_position) {
-  if (const int64_t last = first_position + tokens.dim(1); last > config().context)
-    throw ConfigError(fmt::format("{} tokens do not fit model.context = {}; shorten the text or batch.sequence", last,
-                                  config().context));
-  const Tensor x = wte_(ctx, tokens, &wpe_, first_position);
+std::vector<Parameter*> Gpt::unit_parameters(int64_t begin, int64_t end) const {
+  std::vector<Parameter*> found;
+  const auto add = [&](Parameter* p) {
+    if (std::ranges::find(found, p) == found.end()) found.push_back(p);
+  };
+  for (int64_t unit = begin; unit < end; ++unit) {
+    if (unit == 0) {
+      add(&wte_.weight());
+      add(&wpe_.weight());
+    } else if (is_block(unit)) {
+      for (Parameter* p : blocks_[static_cast<size_t>(unit - 1)]->parameters()) add(p);
+    } else {
+      for (Parameter* p : ln_f_.parameters()) add(p);
+      add(&classifier_weight());
+    }
+  }
+  return found;
+}
+
+RowPlaces Gpt::places_of(const Tensor& tokens) const {
+  const TensorParallel& tensor = layout().tensor;
+  const int64_t context = layout().context_size(), length = tokens.dim(1);
+  if (context == 1 && !tensor.sequence()) return {};
+  const int64_t rows = tokens.dim(0) * length;
+  RowPlaces places{context * length, length, 0, length, 0, tensor.sequence() ? tensor.rank() * (rows / tensor.size()) : 0};
+  if (context > 1) {
+    const ContextChunks chunks = context_chunks(context * length, context, layout().context->rank());
+    places.first = chunks.first;
+    places.half = chunks.length;
+    places.second = chunks.second;
+  }
+  return places;
+}
+
+Tensor Gpt::embed(Context& ctx, const Tensor& tokens, const TokenPositions& positions) {
+  const TensorParallel& tensor = layout().tensor;
+  Tensor x;
+  if (tensor.size() == 1) {
+    x = embedding(ctx, tokens, wte_.weight(), &wpe_.weight(), positions);
+  } else {
+    const EmbeddingPart part{vocab_.ranges[0].begin, config().vocab, /*add_positions=*/tensor.is_first()};
+    x = tensor.leave(ctx, embedding_part(ctx, tokens, wte_.weight(), &wpe_.weight(), positions, part));
+  }
   return dropout(ctx, x, static_cast<float>(config().dropout), hash_name(wte_.name()), tokens.dim(0));
 }
 
-Activation Gpt::run(Context& ctx, int64_t begin, int64_t end, Activation in, const MicroBatch& batch) {
+Activation Gpt::run(Context& outer, int64_t begin, int64_t end, Activation in, const MicroBatch& batch) {
   const int64_t samples = batch.tokens.dim(0);
+  const TensorParallel& tensor = layout().tensor;
+  Context ctx = outer;
+  ctx.random.rows = places_of(batch.tokens);
+  const RowPlaces& rows = ctx.random.rows;
   for (int64_t unit = begin; unit < end; ++unit) {
     if (unit == 0) {
-      in.stream = {embed(ctx, batch.tokens, 0), {}};
-    } else if (unit <= static_cast<int64_t>(blocks_.size())) {
-      in.stream = (*blocks_[unit - 1])(ctx, in.stream, samples);
+      in.stream = {embed(ctx, batch.tokens, rows.sequence > 0 ? TokenPositions{rows.first, rows.half, rows.second} : TokenPositions{}), {}};
+    } else if (is_block(unit)) {
+      in.stream = (*blocks_[static_cast<size_t>(unit - 1)])(ctx, in.stream, samples);
     } else {
-      const Tensor h = ln_f_(ctx, in.stream.x, in.stream.delta).normed;
+      const Tensor h = tensor.enter(ctx, ln_f_(ctx, in.stream.x, in.stream.delta).normed);
       in.stream = {};
-      in.loss = classifier_loss(ctx, h, classifier_weight(), batch.targets, batch.scale, config().true_vocab);
+      in.loss = tensor.size() == 1 ? classifier_loss(ctx, h, classifier_weight(), batch.targets, batch.scale, config().true_vocab)
+                                   : vocab_classifier_loss(ctx, h, classifier_weight(), batch.targets, batch.scale,
+                                                           config().true_vocab, vocab_.ranges[0].begin, tensor.group());
     }
   }
   return in;
 }
 
-Tensor Gpt::next_logits(Context& ctx, const Tensor& tokens, GenerationCache& cache) {
+Activation Gpt::run_cached(Context& ctx, int64_t begin, int64_t end, Activation in, const Tensor& tokens, GenerationCache& cache) {
+  TRIREME_ASSERT(!layout().tensor.sequence(), "generation with sequence parallelism");
   const int64_t samples = tokens.dim(0), length = tokens.dim(1);
-  nn::Residual stream{embed(ctx, tokens, cache.front().length), {}};
-  for (size_t i = 0; i < blocks_.size(); ++i) stream = (*blocks_[i])(ctx, stream, samples, &cache[i]);
-  // Only the last token of each text is wanted.
-  const Tensor all = ln_f_(ctx, stream.x, stream.delta).normed;
-  Tensor last = ctx.empty({samples, config().width}, all.dtype());
-  for (int64_t b = 0; b < samples; ++b) {
-    const Tensor row = all.slice((b + 1) * length - 1, (b + 1) * length);
-    ctx.backend->copy(last.slice(b, b + 1).raw(), row.raw(), row.bytes(), *ctx.stream);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    if (unit == 0) {
+      KvCache& first = cache.front();
+      in.stream = {embed(ctx, tokens, {.first = first.length}), {}};
+      if (!first.keys.defined()) first.length += length;  // the first block is another stage's
+    } else if (is_block(unit)) {
+      in.stream = (*blocks_[static_cast<size_t>(unit - 1)])(ctx, in.stream, samples, &cache[static_cast<size_t>(unit - 1)]);
+    } else {
+      // Only the last token of each text is wanted.
+      const Tensor all = ln_f_(ctx, in.stream.x, in.stream.delta).normed;
+      in.stream = {};
+      Tensor last = ctx.empty({samples, config().width}, all.dtype());
+      for (int64_t b = 0; b < samples; ++b) {
+        const Tensor row = all.slice((b + 1) * length - 1, (b + 1) * length);
+        ctx.backend->copy(last.slice(b, b + 1).raw(), row.raw(), row.bytes(), *ctx.stream);
+      }
+      in.logits = logits(ctx, last);
+    }
   }
-  return cast(ctx, linear(ctx, last, classifier_weight(), nullptr), DType::f32);
+  return in;
+}
+
+Tensor Gpt::logits(Context& ctx, const Tensor& normed) {
+  const Tensor local = cast(ctx, linear(ctx, normed, classifier_weight(), nullptr), DType::f32);
+  const TensorParallel& tensor = layout().tensor;
+  if (tensor.size() == 1) return local;
+  std::vector<int64_t> columns;
+  for (const Part& part : split_vocab(config().vocab, tensor.size())) columns.push_back(part.size());
+  return gather_columns(ctx, local, columns, tensor.group());
 }
 
 GenerationCache Gpt::make_cache(Context& ctx, int64_t batch) const {
   const ModelConfig& c = config();
   GenerationCache cache(static_cast<size_t>(c.layers));
-  const DType dtype = wte_.dtype();
-  for (KvCache& layer : cache) {
-    layer.keys = ctx.empty({batch, c.context, c.kv_heads, c.width / c.heads}, dtype);
-    layer.values = ctx.empty({batch, c.context, c.kv_heads, c.width / c.heads}, dtype);
+  for (size_t i = 0; i < cache.size(); ++i) {
+    if (!blocks_[i]->parameters().front()->data.defined()) continue;  // another stage's
+    const Shape shape{batch, c.context, blocks_[i]->kv_heads(), c.width / c.heads};
+    const DType dtype = blocks_[i]->parameters().front()->data.dtype();
+    cache[i].keys = ctx.empty(shape, dtype);
+    cache[i].values = ctx.empty(shape, dtype);
   }
   return cache;
 }

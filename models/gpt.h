@@ -11,17 +11,23 @@ namespace trireme {
 
 class Gpt : public Model {
  public:
-  explicit Gpt(const ModelConfig& config);
+  explicit Gpt(const ModelConfig& config, const ModelLayout& layout = {});
 
   int64_t num_units() const override { return static_cast<int64_t>(blocks_.size()) + 2; }
+  std::vector<Parameter*> unit_parameters(int64_t begin, int64_t end) const override;
   Activation run(Context& ctx, int64_t begin, int64_t end, Activation in, const MicroBatch& batch) override;
-  Tensor next_logits(Context& ctx, const Tensor& tokens, GenerationCache& cache) override;
+  Activation run_cached(Context& ctx, int64_t begin, int64_t end, Activation in, const Tensor& tokens,
+                        GenerationCache& cache) override;
   GenerationCache make_cache(Context& ctx, int64_t batch) const override;
 
  private:
-  Tensor embed(Context& ctx, const Tensor& tokens, int64_t first_position);
-  Parameter& classifier_weight() { return head_ ? head_->weight() : wte_.weight(); }
+  RowPlaces places_of(const Tensor& tokens) const;
+  Tensor embed(Context& ctx, const Tensor& tokens, const TokenPositions& positions);
+  Tensor logits(Context& ctx, const Tensor& normed);
+  Parameter& classifier_weight() const { return head_ ? head_->weight() : wte_.weight(); }
+  bool is_block(int64_t unit) const { return unit > 0 && unit <= static_cast<int64_t>(blocks_.size()); }
 
+  Placement vocab_;  // rows of the tables that tensor ranks divide
   nn::Embedding wte_;
   nn::Embedding wpe_;
   std::vector<std::unique_ptr<nn::Block>> blocks_;

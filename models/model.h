@@ -4,9 +4,10 @@
 #include <memory>
 #include <vector>
 
-#include "core/nn/block.h"
 #include "core/nn/module.h"
 #include "models/model_config.h"
+#include "parallel/layers/block.h"
+#include "parallel/model_layout.h"
 
 namespace trireme {
 
@@ -20,7 +21,8 @@ struct MicroBatch {
 /// What is handed from one unit to the next; a pipeline sends it from stage to stage.
 struct Activation {
   nn::Residual stream;
-  Tensor loss;  // f32 [1], of the last unit
+  Tensor loss;    // f32 [1], of the last unit
+  Tensor logits;  // f32 [B, V], of the last unit in generation
 };
 
 /// Keys and values of every layer, for generation.
@@ -28,17 +30,27 @@ using GenerationCache = std::vector<KvCache>;
 
 class Model : public Module {
  public:
-  explicit Model(ModelConfig config) : config_(std::move(config)) {}
+  Model(ModelConfig config, const ModelLayout& layout) : config_(std::move(config)), layout_(layout) {}
   const ModelConfig& config() const { return config_; }
+  const ModelLayout& layout() const { return layout_; }
 
   /// Units are what a pipeline cuts between: embedding, each block, and the classifier.
   virtual int64_t num_units() const = 0;
-  /// Runs units [begin, end). `in` is empty for unit 0.
+  /// What units [begin, end) use, each parameter once, in the order of use.
+  virtual std::vector<Parameter*> unit_parameters(int64_t begin, int64_t end) const = 0;
+  /// Runs units [begin, end). `in` is empty for unit 0. With context ranks the batch holds this rank's tokens alone
+  /// (parallel/context_chunks.h); the loss is that of the tokens here.
   virtual Activation run(Context& ctx, int64_t begin, int64_t end, Activation in, const MicroBatch& batch) = 0;
   Tensor loss(Context& ctx, const MicroBatch& batch) { return run(ctx, 0, num_units(), {}, batch).loss; }
 
-  /// The logits f32 [B, V] after the last of `tokens` i32 [B, T], which follow what the cache holds.
-  virtual Tensor next_logits(Context& ctx, const Tensor& tokens, GenerationCache& cache) = 0;
+  /// The same for generation: `tokens` i32 [B, T] follow what the cache holds; the last unit gives the logits after the
+  /// last of them. Not for a layout with sequence parallelism.
+  virtual Activation run_cached(Context& ctx, int64_t begin, int64_t end, Activation in, const Tensor& tokens,
+                                GenerationCache& cache) = 0;
+  /// The logits f32 [B, V] after the last of `tokens`.
+  Tensor next_logits(Context& ctx, const Tensor& tokens, GenerationCache& cache) {
+    return run_cached(ctx, 0, num_units(), {}, tokens, cache).logits;
+  }
   /// An empty cache for `batch` texts of up to config().context tokens.
   virtual GenerationCache make_cache(Context& ctx, int64_t batch) const = 0;
 
@@ -48,9 +60,11 @@ class Model : public Module {
 
  private:
   ModelConfig config_;
+  ModelLayout layout_;
 };
 
-/// The model that `config.kind` names; `config` resolved (see resolve_model).
-std::unique_ptr<Model> make_model(const ModelConfig& config);
+/// The model that `config.kind` names; `config` resolved (see resolve_model). ConfigError when it can't be divided as
+/// `layout` says.
+std::unique_ptr<Model> make_model(const ModelConfig& config, const ModelLayout& layout = {});
 
 }  // namespace trireme

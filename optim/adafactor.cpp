@@ -26,10 +26,9 @@ void check_whole(const Shard::Segment& segment) {
                     segment.parameter_begin, segment.parameter_begin + held, p.shape.numel(), p.name));
   if (p.placement.is_split())
     throw ConfigError(
-        fmt::format("optim.kind: adafactor needs whole parameters, but this rank holds part {} of {} of {}; "
-                    "use adamw, sgd or "
-                    "lion, or set parallel.tensor to 1",
-                    p.placement.index + 1, p.placement.count, p.name));
+        fmt::format("optim.kind: adafactor needs whole parameters, but this rank holds {} of {}; use adamw, sgd or lion, or "
+                    "set parallel.tensor to 1",
+                    to_string(p.shape), p.name + to_string(p.global_shape())));
 }
 
 }  // namespace

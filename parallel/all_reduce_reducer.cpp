@@ -6,18 +6,19 @@
 
 namespace trireme {
 
-AllReduceReducer::AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, Group& data, bool overlap,
-                                   DType reduce_type)
+AllReduceReducer::AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, const ReduceGroups& groups,
+                                   bool overlap, DType reduce_type)
     : ctx_(ctx),
       buckets_(buckets),
-      group_(data.duplicate("gradients")),
+      groups_(groups),
       overlap_(overlap),
       waiting_for_(buckets.size()) {
   for (size_t i = 0; i < buckets.size(); ++i) {
     shards_.push_back(make_shard(buckets[i], 0, buckets[i].numel));
     for (const BucketEntry& entry : buckets[i].entries) bucket_of_[entry.parameter] = i;
-    if (reduce_type != DType::f32 && group_->size() > 1)
-      rounded_.push_back(ctx_.empty({buckets[i].numel}, reduce_type, MemoryClass::workspace));
+    rounded_.emplace_back();
+    if (reduce_type != DType::f32 && group_of(i).size() > 1)
+      rounded_.back() = ctx_.empty({buckets[i].numel}, reduce_type, MemoryClass::workspace);
   }
 }
 
@@ -49,17 +50,38 @@ void AllReduceReducer::send(size_t index) {
     Parameter& p = *entry.parameter;
     if (!p.begin_accumulate()) ctx_.backend->fill_zero(p.grad.raw(), p.grad.bytes(), *ctx_.stream);
   }
-  if (group_->size() == 1) return;
-  if (!rounded_.empty()) ctx_.kernel<CastKernel>()(ctx_, bucket.grad, rounded_[index]);
-  const Tensor& sent = rounded_.empty() ? bucket.grad : rounded_[index];
-  works_.push_back(group_->all_reduce(sent, ReduceOp::sum, fmt::format("bucket {}", index), ctx_.stream));
+  if (groups_.kv_sharers) sum_shared_rows(bucket);
+  Work& work = works_.emplace_back();
+  if (group_of(index).size() == 1) return;
+  if (rounded_[index].defined()) ctx_.kernel<CastKernel>()(ctx_, bucket.grad, rounded_[index]);
+  const Tensor& sent = rounded_[index].defined() ? rounded_[index] : bucket.grad;
+  work = group_of(index).all_reduce(sent, ReduceOp::sum, fmt::format("bucket {}", index), ctx_.stream);
+}
+
+/// Of the key/value rows that neighbours hold too, each rank has the part of the gradient that its own heads give.
+void AllReduceReducer::sum_shared_rows(const Bucket& bucket) {
+  for (const BucketEntry& entry : bucket.entries) {
+    const Placement& p = entry.parameter->placement;
+    int64_t rows = 0, first_shared = -1;
+    for (const Placement::Range& range : p.ranges) {
+      if (range.shared && first_shared < 0) first_shared = rows;
+      rows += range.end - range.begin;
+    }
+    if (first_shared < 0) continue;
+    const Tensor& grad = entry.parameter->grad;
+    const int64_t row = grad.numel() / rows;
+    groups_.kv_sharers
+        ->all_reduce(grad.flat_view(first_shared * row, {(rows - first_shared) * row}), ReduceOp::sum,
+                     entry.parameter->name + ", shared rows", ctx_.stream)
+        .wait(*ctx_.stream);
+  }
 }
 
 void AllReduceReducer::finish() {
   while (next_ < buckets_.size()) send(next_++);
   for (size_t i = 0; i < works_.size(); ++i) {
     works_[i].wait(*ctx_.stream);
-    if (!rounded_.empty()) ctx_.kernel<CastKernel>()(ctx_, rounded_[i], buckets_[i].grad);
+    if (rounded_[i].defined()) ctx_.kernel<CastKernel>()(ctx_, rounded_[i], buckets_[i].grad);
   }
   works_.clear();
 }

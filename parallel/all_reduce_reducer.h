@@ -12,10 +12,10 @@ namespace trireme {
 /// Buckets are sent in the order planned, never in the order in which they become ready, so ranks can't diverge.
 class AllReduceReducer : public Reducer {
  public:
-  /// `buckets` must outlive the reducer. Collective over `data`, a group for tensors of the context's device. With
+  /// `buckets` and the groups, which take tensors of the context's device, must outlive the reducer. With
   /// `overlap` false all is sent in finish(). Gradients are rounded to `reduce_type` (f32, bf16 or f16) to be sent, which
   /// takes as much memory more as they have in that type, and summed as the group does that; finish() makes them f32.
-  AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, Group& data, bool overlap = true,
+  AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, const ReduceGroups& groups, bool overlap = true,
                    DType reduce_type = DType::f32);
 
   void begin_step() override;
@@ -29,17 +29,19 @@ class AllReduceReducer : public Reducer {
 
  private:
   void send(size_t bucket);
+  void sum_shared_rows(const Bucket& bucket);
+  Group& group_of(size_t bucket) const { return groups_.group_of(buckets_[bucket].gradient_sum); }
   void send_ready();
 
   Context ctx_;
   std::span<Bucket> buckets_;
-  std::unique_ptr<Group> group_;
+  ReduceGroups groups_;
   bool overlap_;
   std::vector<Shard> shards_;
   std::unordered_map<const Parameter*, size_t> bucket_of_;
   std::vector<size_t> waiting_for_;  // parameters that are not ready, by bucket
   size_t next_ = 0;                  // the first bucket that is not sent
-  std::vector<Tensor> rounded_;      // the buckets' gradients as they are sent; empty: as they are
+  std::vector<Tensor> rounded_;      // the buckets' gradients as they are sent; undefined: as they are
   std::vector<Work> works_;          // by bucket; none with one rank
 };
 

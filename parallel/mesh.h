@@ -1,8 +1,9 @@
-// Mesh: the ranks of a job as a grid whose axes are the kinds of parallelism. Tensor ranks are neighbours, then
-// pipeline, expert and context; data ranks lie farthest apart.
+// Mesh: the ranks of a job as a grid whose axes are the kinds of parallelism. Unless told otherwise tensor ranks are
+// neighbours, then pipeline, expert and context; data ranks lie farthest apart.
 #pragma once
 
 #include <array>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -12,13 +13,14 @@
 
 namespace trireme {
 
-enum class Axis : uint8_t { data, context, expert, pipeline, tensor };  // slowest to fastest
+enum class Axis : uint8_t { data, context, expert, pipeline, tensor };
 inline constexpr size_t kNumAxes = 5;
 std::string_view name_of(Axis axis);
 
 /// The arithmetic of a mesh, without any communication.
 struct MeshShape {
   std::array<int64_t, kNumAxes> sizes{1, 1, 1, 1, 1};
+  std::array<Axis, kNumAxes> order{Axis::data, Axis::context, Axis::expert, Axis::pipeline, Axis::tensor};  // slowest first
 
   int64_t size(Axis axis) const { return sizes[static_cast<size_t>(axis)]; }
   int64_t ranks() const;
@@ -26,8 +28,8 @@ struct MeshShape {
   int64_t rank_of(const std::array<int64_t, kNumAxes>& coords) const;
 };
 
-/// Sizes for `ranks` ranks; `data` 0 takes what the other axes leave. ConfigError, saying which numbers would
-/// work, when they don't divide, and for axes that this release does not offer (all but data).
+/// The mesh for `ranks` ranks; `data` 0 takes what the other axes leave. ConfigError, saying which numbers would
+/// work, when they don't divide, for an order that lacks an axis, and for experts, which no model here has.
 MeshShape plan_mesh(const ParallelConfig& config, int64_t ranks);
 
 class Mesh {
@@ -46,10 +48,20 @@ class Mesh {
   }
   /// The same ranks, for host memory alone: what small vectors of numbers and names need.
   Group& host_group(Axis axis) { return *host_groups_[static_cast<size_t>(axis)]; }
+  /// A new group of the ranks that differ from this one in `axes` alone, in the order of the world. Collective over the
+  /// world; blocks.
+  std::unique_ptr<Group> make_group(std::initializer_list<Axis> axes, std::string_view name);
+  /// A new group of the ranks that give the same `color`, in the order of the world. Collective over the world; blocks.
+  std::unique_ptr<Group> make_group(int64_t color, std::string_view name);
+  /// Coordinates of this rank.
+  const std::array<int64_t, kNumAxes>& coords() const { return coords_; }
   /// "data 4 x tensor 2": the axes that have more than one rank.
   std::string describe() const;
 
  private:
+  Group& world_;
+  Backend* backend_ = nullptr;  // of a device; null: the host
+  DeviceGroupOptions options_;
   MeshShape shape_;
   std::array<int64_t, kNumAxes> coords_;
   std::array<std::unique_ptr<Group>, kNumAxes> host_groups_;

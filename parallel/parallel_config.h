@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace trireme {
 
@@ -13,6 +14,11 @@ struct ParallelConfig {
   int64_t expert = 1;
   int64_t pipeline = 1;
   int64_t tensor = 1;
+  std::vector<std::string> order{"data", "context", "expert", "pipeline", "tensor"};  // neighbours last
+  bool sequence = false;          // tensor ranks divide the tokens between the matrices too
+  std::string schedule = "1f1b";  // of the pipeline: a name, or a CSV file's path
+  int64_t chunks = 0;             // stages of a pipeline rank; 0: what the schedule has
+  std::vector<int64_t> stages{};  // blocks a stage; empty: cut by cost
 };
 
 struct SyncConfig {

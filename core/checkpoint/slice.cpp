@@ -64,12 +64,27 @@ Slice Slice::range(int64_t begin, int64_t end) const {
   return slice;
 }
 
-Slice slice_of(const Parameter& parameter) {
+std::vector<PlacedSlice> slices_of(const Parameter& parameter, int64_t begin, int64_t end) {
   const Shape global = parameter.global_shape();
-  Shape offset = zeros_like(global);
-  if (parameter.placement.is_split())
-    offset[parameter.placement.dim] = parameter.placement.index * parameter.shape[parameter.placement.dim];
-  return Slice::rectangle(global, offset, parameter.shape);
+  const Placement& p = parameter.placement;
+  if (!p.is_split()) return {{Slice::whole(global).range(begin, end), begin, p.primary}};
+  TRIREME_ASSERT(p.ranges.size() == 1 || p.dim == 0, "several ranges of a dim that is not the first");
+  std::vector<PlacedSlice> slices;
+  int64_t local = 0;  // where the range begins in the local array
+  for (const Placement::Range& range : p.ranges) {
+    Shape offset = zeros_like(global), size = parameter.shape;
+    offset[p.dim] = range.begin;
+    size[p.dim] = range.end - range.begin;
+    const int64_t first = std::max(begin, local), last = std::min(end, local + size.numel());
+    if (first < last)
+      slices.push_back({Slice::rectangle(global, offset, size).range(first - local, last - local), first, range.primary});
+    local += size.numel();
+  }
+  return slices;
+}
+
+std::vector<PlacedSlice> slices_of(const Parameter& parameter) {
+  return slices_of(parameter, 0, parameter.shape.numel());
 }
 
 std::string to_string(const Slice& slice) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "core/shape.h"
 
@@ -30,8 +31,15 @@ struct Slice {
   bool operator==(const Slice&) const = default;
 };
 
-/// What this rank holds of a parameter.
-Slice slice_of(const Parameter& parameter);
+/// What the elements [begin, end) of a parameter's local array are, in their order: one slice for each range of its
+/// placement. `begin` is where the slice's elements begin in the local array.
+struct PlacedSlice {
+  Slice slice;
+  int64_t begin = 0;
+  bool primary = true;  // this rank writes it to checkpoints (see Placement)
+};
+std::vector<PlacedSlice> slices_of(const Parameter& parameter, int64_t begin, int64_t end);
+std::vector<PlacedSlice> slices_of(const Parameter& parameter);
 
 std::string to_string(const Slice& slice);  // "[0:4, 8:16] of [4, 16], elements 0 to 10"
 

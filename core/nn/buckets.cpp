@@ -1,6 +1,8 @@
 #include "core/nn/buckets.h"
 
 #include <algorithm>
+#include <map>
+#include <numeric>
 
 #include "core/ops/elementwise.h"
 
@@ -14,14 +16,30 @@ int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / mult
 std::vector<Bucket> plan_buckets(std::span<Parameter* const> parameters, size_t bucket_bytes, int64_t multiple) {
   const auto limit = static_cast<int64_t>(bucket_bytes / sizeof(float));
   std::vector<Bucket> buckets;
-  for (auto it = parameters.rbegin(); it != parameters.rend(); ++it) {
-    const int64_t n = (*it)->shape.numel();
-    if (buckets.empty() || round_up(buckets.back().numel, kParameterAlign) + n > limit) buckets.emplace_back();
-    Bucket& bucket = buckets.back();
+  std::map<GradientSum, size_t> open;  // the bucket that is being filled
+  std::vector<size_t> completed_by;    // the place of each bucket's last parameter
+  for (size_t place = 0; place < parameters.size(); ++place) {
+    Parameter* p = parameters[parameters.size() - 1 - place];
+    const int64_t n = p->shape.numel();
+    const auto found = open.find(p->gradient_sum);
+    if (found == open.end() || round_up(buckets[found->second].numel, kParameterAlign) + n > limit) {
+      open[p->gradient_sum] = buckets.size();
+      buckets.push_back({.gradient_sum = p->gradient_sum, .entries = {}, .numel = 0, .data = {}, .grad = {}});
+      completed_by.push_back(place);
+    }
+    const size_t index = open[p->gradient_sum];
+    Bucket& bucket = buckets[index];
     const int64_t begin = round_up(bucket.numel, kParameterAlign);
-    bucket.entries.push_back({*it, begin});
+    bucket.entries.push_back({p, begin});
     bucket.numel = begin + n;
+    completed_by[index] = place;
   }
+  std::vector<size_t> order(buckets.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::sort(order, {}, [&](size_t i) { return completed_by[i]; });
+  std::vector<Bucket> sorted;
+  for (size_t i : order) sorted.push_back(std::move(buckets[i]));
+  buckets = std::move(sorted);
   for (Bucket& bucket : buckets) bucket.numel = round_up(bucket.numel, std::max(multiple, kParameterAlign));
   return buckets;
 }
@@ -77,6 +95,41 @@ Shard make_shard(const Bucket& bucket, int64_t begin, int64_t end) {
     if (first < last) shard.segments.push_back({first - begin, last - begin, entry.parameter, first - entry.begin});
   }
   return shard;
+}
+
+std::vector<Tensor> primary_gradients(const Shard& shard) {
+  std::vector<std::pair<int64_t, int64_t>> left_out;  // elements, ascending
+  for (const Shard::Segment& s : shard.segments) {
+    const Placement& p = s.parameter->placement;
+    const int64_t shift = s.begin - s.parameter_begin;
+    const auto leave_out = [&](int64_t begin, int64_t end) {  // elements of the parameter
+      begin = std::max(begin + shift, s.begin), end = std::min(end + shift, s.end);
+      if (begin >= end) return;
+      if (!left_out.empty() && left_out.back().second == begin)
+        left_out.back().second = end;
+      else
+        left_out.emplace_back(begin, end);
+    };
+    if (!p.is_split()) {
+      if (!p.primary) leave_out(0, s.parameter->shape.numel());
+      continue;
+    }
+    const int64_t row = p.dim == 0 ? s.parameter->shape.numel() / std::max<int64_t>(1, s.parameter->shape[0]) : 0;
+    int64_t local = 0;
+    for (const Placement::Range& r : p.ranges) {
+      const int64_t end = p.dim == 0 ? local + (r.end - r.begin) * row : s.parameter->shape.numel();
+      if (!r.primary) leave_out(local, end);
+      local = end;
+    }
+  }
+  std::vector<Tensor> counted;
+  int64_t begin = 0;
+  left_out.emplace_back(shard.grad.numel(), shard.grad.numel());
+  for (const auto& [first, last] : left_out) {
+    if (begin < first) counted.push_back(shard.grad.flat_view(begin, {first - begin}));
+    begin = last;
+  }
+  return counted;
 }
 
 }  // namespace trireme

@@ -18,6 +18,7 @@ struct BucketEntry {
 };
 
 struct Bucket {
+  GradientSum gradient_sum = GradientSum::batch;  // of all its entries
   std::vector<BucketEntry> entries;
   int64_t numel = 0;  // with padding, a multiple of the plan's `multiple`
   Tensor data;        // [numel], the compute type
@@ -25,8 +26,9 @@ struct Bucket {
 };
 
 /// Lays `parameters` out, last declared first (about the order in which backward finishes), starting a new bucket
-/// when `bucket_bytes` of f32 gradient would be exceeded (a larger parameter has a bucket of its own). Each
-/// bucket's numel is a multiple of `multiple` elements. Pure: the same on every rank.
+/// when `bucket_bytes` of f32 gradient would be exceeded (a larger parameter has a bucket of its own). Parameters whose
+/// gradients are summed over different ranks have different buckets; buckets are in the order in which backward completes
+/// them. Each bucket's numel is a multiple of `multiple` elements. Pure: the same on every rank.
 std::vector<Bucket> plan_buckets(std::span<Parameter* const> parameters, size_t bucket_bytes, int64_t multiple = kParameterAlign);
 
 /// Allocates the buckets' data and gradients, zeroed, and points the parameters into them.
@@ -56,5 +58,9 @@ struct Shard {
 
 /// Elements [begin, end) of `bucket` as a shard.
 Shard make_shard(const Bucket& bucket, int64_t begin, int64_t end);
+
+/// The parts of the shard's gradient that this rank counts in sums over all parameters (see Placement), as few as there
+/// can be. Padding, which is zero, may be among them.
+std::vector<Tensor> primary_gradients(const Shard& shard);
 
 }  // namespace trireme

@@ -8,15 +8,15 @@ namespace trireme::nn {
 
 class Embedding : public Module {
  public:
-  /// weight [rows, width]
-  Embedding(Module* parent, std::string name, int64_t rows, int64_t width, Init init)
-      : Module(parent, std::move(name)), weight_(add_parameter("weight", {rows, width}, init)) {}
+  /// weight [rows, width], of which this rank has what `placement` says.
+  Embedding(Module* parent, std::string name, int64_t rows, int64_t width, Init init, const Placement& placement = {})
+      : Module(parent, std::move(name)), weight_(add_parameter("weight", {rows, width}, init, placement)) {}
 
   /// tokens i32 [B, T] -> [B*T, width]; `positions` adds its rows from `first_position` on.
   Tensor operator()(Context& ctx, const Tensor& tokens, Embedding* positions = nullptr, int64_t first_position = 0) {
     return embedding(ctx, tokens, weight_, positions ? &positions->weight_ : nullptr, first_position);
   }
-  Parameter& weight() { return weight_; }
+  Parameter& weight() const { return weight_; }
   DType dtype() const { return weight_.data.dtype(); }
 
  private:

@@ -16,8 +16,12 @@ Parameter& Module::add_parameter(const std::string& name, Shape shape, Init init
   auto parameter = std::make_unique<Parameter>();
   parameter->name = name_.empty() ? name : name_ + "." + name;
   parameter->shape = shape;
+  if (placement.is_split()) {
+    TRIREME_ASSERT(placement.global == shape[placement.dim], parameter->name + ": a placement of another shape");
+    parameter->shape[placement.dim] = placement.local();
+  }
   parameter->init = init;
-  parameter->placement = placement;
+  parameter->placement = std::move(placement);
   parameter->decay = shape.rank() >= 2;
   items_.push_back({std::move(parameter), nullptr});
   return *items_.back().parameter;
@@ -48,7 +52,7 @@ Parameter& Module::parameter(const std::string& full_name) const {
 
 int64_t Module::num_parameters() const {
   int64_t n = 0;
-  for (const Parameter* p : parameters()) n += p->shape.numel();
+  for (const Parameter* p : parameters()) n += p->global_shape().numel();
   return n;
 }
 

@@ -24,10 +24,11 @@ class Module {
   std::vector<Parameter*> parameters() const;
   const std::string& name() const { return name_; }  // full: "h.3.attn"
   Parameter& parameter(const std::string& full_name) const;  // ConfigError with the nearest name when there is none
-  int64_t num_parameters() const;  // elements, of what this rank holds
+  int64_t num_parameters() const;  // elements of the global arrays
 
  protected:
-  /// Declares a parameter of this module, e.g. add_parameter("weight", {O, I}, Init::normal(0.02f)).
+  /// Declares a parameter of this module, e.g. add_parameter("weight", {O, I}, Init::normal(0.02f)). `shape` is that of
+  /// the global array.
   Parameter& add_parameter(const std::string& name, Shape shape, Init init, Placement placement = {});
 
  private:

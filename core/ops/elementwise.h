@@ -41,7 +41,7 @@ void add_to_grad(Context& ctx, Parameter& p, const Tensor& sum);
 
 /// Inverted dropout of x [samples * rows, C]; identity unless ctx.training and p > 0. The mask is a function
 /// of (seed, step, `id`, sample, place in the sample): never of the rank. `id` is hash_name() of the layer's
-/// name, `samples` how many samples x holds.
+/// name, `samples` how many samples x holds; where it holds parts of samples, ctx.random.rows says which.
 Tensor dropout(Context& ctx, const Tensor& x, float p, uint64_t id, int64_t samples);
 
 }  // namespace trireme

@@ -9,7 +9,7 @@ namespace {
 
 class LinearOp : public Op {
  public:
-  LinearOp(Parameter& w, Parameter* b) : parameters_{&w} {
+  LinearOp(Parameter& w, Parameter* b, bool add_bias) : parameters_{&w}, add_bias_(add_bias) {
     if (b) parameters_.push_back(b);
   }
   std::string_view name() const override { return "linear"; }
@@ -19,7 +19,7 @@ class LinearOp : public Op {
     const Tensor& x = inputs[0];
     saved.tensors = {x};
     Tensor y = ctx.empty({x.dim(0), weight().shape[0]}, x.dtype());
-    ctx.kernel<LinearForward>()(ctx, x, weight().data, bias() ? bias()->data : Tensor(), y);
+    ctx.kernel<LinearForward>()(ctx, x, weight().data, bias() && add_bias_ ? bias()->data : Tensor(), y);
     return {y};
   }
 
@@ -37,6 +37,7 @@ class LinearOp : public Op {
   Parameter& weight() const { return *parameters_[0]; }
   Parameter* bias() const { return parameters_.size() > 1 ? parameters_[1] : nullptr; }
   std::vector<Parameter*> parameters_;
+  bool add_bias_;
 };
 
 }  // namespace
@@ -47,12 +48,12 @@ void add_linear_gradients(Context& ctx, const Tensor& x, const Tensor& dy, Param
   ctx.kernel<LinearBackwardWeight>()(ctx, x, dy, accumulate_w, w.grad, accumulate_b, b ? b->grad : none);
 }
 
-Tensor linear(Context& ctx, const Tensor& x, Parameter& w, Parameter* b) {
+Tensor linear(Context& ctx, const Tensor& x, Parameter& w, Parameter* b, bool add_bias) {
   TRIREME_ASSERT(
       x.rank() == 2 && w.shape.rank() == 2 && x.dim(1) == w.shape[1] && (!b || b->shape == Shape{w.shape[0]}),
       fmt::format("linear {}: x {}, w {}, b {} do not fit", w.name, to_string(x.shape()), to_string(w.shape),
                   b ? to_string(b->shape) : "none"));
-  return apply(ctx, std::make_shared<LinearOp>(w, b), {x})[0];
+  return apply(ctx, std::make_shared<LinearOp>(w, b, add_bias), {x})[0];
 }
 
 }  // namespace trireme

@@ -21,7 +21,8 @@ struct LinearBackwardWeight {
 
 /// y = x w^T + b. x [N, I], w [O, I], b [O] or null -> y [N, O].
 /// B: dx = dy w.  W: dw += dy^T x, db += sum of dy over N.
-Tensor linear(Context& ctx, const Tensor& x, Parameter& w, Parameter* b);
+/// Without `add_bias` y lacks b, which another rank adds to a sum that y is a part of; b's gradient is the same.
+Tensor linear(Context& ctx, const Tensor& x, Parameter& w, Parameter* b, bool add_bias = true);
 
 /// The kernel above on the gradients of w and b (or null), as backward_weight of operations with such parameters does.
 void add_linear_gradients(Context& ctx, const Tensor& x, const Tensor& dy, Parameter& w, Parameter* b);

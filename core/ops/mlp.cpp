@@ -27,7 +27,7 @@ class MlpOp : public Op {
     Tensor a = ctx.empty(hidden, x.dtype());
     ctx.kernel<LinearGeluForward>()(ctx, x, p_.up_w.data, data_of(p_.up_b), h, a);
     Tensor y = ctx.empty({rows, p_.down_w.shape[0]}, x.dtype());
-    ctx.kernel<LinearForward>()(ctx, a, p_.down_w.data, data_of(p_.down_b), y);
+    ctx.kernel<LinearForward>()(ctx, a, p_.down_w.data, p_.add_down_b ? data_of(p_.down_b) : Tensor(), y);
     if (ctx.tape) saved.tensors = {x, h, recompute_gelu_ ? Tensor() : a};
     return {y};
   }

@@ -21,6 +21,7 @@ struct MlpParameters {
   Parameter* up_b;    // [H] or null
   Parameter& down_w;  // [O, H]
   Parameter* down_b;  // [O] or null
+  bool add_down_b = true;  // else another rank adds it to the sum that y is a part of; its gradient is the same
 };
 
 /// y = gelu(x up_w^T + up_b) down_w^T + down_b. x [N, C] -> y [N, O].

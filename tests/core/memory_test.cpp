@@ -176,8 +176,8 @@ TEST(InitTest, SplitParametersStartAsPartsOfTheWhole) {
   for (int dim : {0, 1}) {
     for (int64_t index : {0, 1}) {
       Parameter part = whole;
-      part.placement = {dim, index, 2};
       part.shape[dim] /= 2;
+      part.placement = Placement::split(dim, whole.shape[dim], index * part.shape[dim], (index + 1) * part.shape[dim]);
       EXPECT_EQ(part.global_shape(), whole.shape);
       std::vector<float> values(12);
       init_values(part, 7, values);
@@ -188,6 +188,21 @@ TEST(InitTest, SplitParametersStartAsPartsOfTheWhole) {
         }
     }
   }
+}
+
+TEST(InitTest, SeveralRangesOfRowsFollowOneAnother) {
+  Parameter whole{.name = "w", .shape = {9, 5}, .placement = {}, .init = Init::normal(1.0f), .data = {}, .grad = {}};
+  std::vector<float> all(45);
+  init_values(whole, 7, all);
+  Parameter part = whole;
+  part.placement = {0, 9, {{1, 3}, {4, 5}, {8, 9}}};
+  part.shape[0] = part.placement.local();
+  EXPECT_EQ(part.shape[0], 4);
+  std::vector<float> values(20);
+  init_values(part, 7, values);
+  const std::array<int64_t, 4> rows{1, 2, 4, 8};
+  for (int64_t r = 0; r < 4; ++r)
+    for (int64_t c = 0; c < 5; ++c) EXPECT_EQ(values[r * 5 + c], all[rows[r] * 5 + c]);
 }
 
 TEST(PhiloxTest, KnownAnswers) {  // of the Random123 distribution, philox4x32-10

@@ -131,7 +131,7 @@ void check_reducer(Group& world, DType reduce_type, float wanted) {
   std::vector<Bucket> buckets = plan_buckets(weights.parameters(), 4000 * sizeof(float));
   allocate_buckets(ctx, buckets);
   ASSERT_EQ(buckets.size(), 2u);
-  AllReduceReducer reducer(ctx, buckets, mesh.group(Axis::data), true, reduce_type);
+  AllReduceReducer reducer(ctx, buckets, {.batch = &mesh.group(Axis::data)}, true, reduce_type);
   for (int step = 0; step < 3; ++step) {
     reducer.begin_step();
     for (Parameter* p : weights.parameters()) {

@@ -177,6 +177,7 @@ struct Changer {
   void field(const char*, std::vector<std::string>& v, const char*, const Rule&) {
     v = {"", "true", "a: b", "~", " x\n#\"", "é", "*a", "12"};
   }
+  void field(const char*, std::vector<int64_t>& v, const char*, const Rule&) { v = {7, 8, 1}; }
   void field(const char*, std::vector<DataSource>& v, const char*, const Rule&) {
     v = {{"*.bin", 1}, {"null", 0.7}};
   }

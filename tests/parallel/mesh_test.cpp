@@ -13,7 +13,7 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(MeshShapeTest, RanksAndCoordinatesAreInverse) {
-  const MeshShape shape{{3, 1, 2, 2, 4}};
+  const MeshShape shape{.sizes = {3, 1, 2, 2, 4}};
   EXPECT_EQ(shape.ranks(), 48);
   for (int64_t r = 0; r < shape.ranks(); ++r) EXPECT_EQ(shape.rank_of(shape.coords_of(r)), r);
   EXPECT_EQ(shape.coords_of(1), (std::array<int64_t, kNumAxes>{0, 0, 0, 0, 1}));   // tensor ranks are neighbours
@@ -29,10 +29,26 @@ std::string refusal(const ParallelConfig& config, int64_t ranks) {
   return "accepted";
 }
 
+TEST(MeshShapeTest, OrderSaysWhoAreNeighbours) {
+  ParallelConfig config{.pipeline = 2, .tensor = 3, .order = {"tensor", "expert", "context", "data", "pipeline"}};
+  const MeshShape shape = plan_mesh(config, 12);
+  EXPECT_EQ(shape.size(Axis::data), 2);
+  EXPECT_EQ(shape.coords_of(1), (std::array<int64_t, kNumAxes>{0, 0, 0, 1, 0}));
+  EXPECT_EQ(shape.coords_of(2), (std::array<int64_t, kNumAxes>{1, 0, 0, 0, 0}));
+  EXPECT_EQ(shape.coords_of(4), (std::array<int64_t, kNumAxes>{0, 0, 0, 0, 1}));
+  for (int64_t r = 0; r < shape.ranks(); ++r) EXPECT_EQ(shape.rank_of(shape.coords_of(r)), r);
+  config.order = {"tensor", "data", "context", "data", "pipeline"};
+  EXPECT_THAT(refusal(config, 12), HasSubstr("parallel.order = [tensor, data, context, data, pipeline] must name each of data, context, "
+                                             "expert, pipeline, tensor once"));
+}
+
 TEST(MeshShapeTest, SaysWhichNumbersWork) {
   EXPECT_EQ(plan_mesh({}, 6).size(Axis::data), 6);
+  EXPECT_EQ(plan_mesh({.context = 2, .tensor = 2}, 8).size(Axis::data), 2);
   EXPECT_THAT(refusal({.data = 4}, 6), HasSubstr("set parallel.data to 6 (or auto) or launch 4 ranks"));
-  EXPECT_THAT(refusal({.tensor = 2}, 2), HasSubstr("parallel.tensor = 2"));
+  EXPECT_THAT(refusal({.pipeline = 2, .tensor = 2}, 6), HasSubstr("pipeline 2 x tensor 2 = 4 does not divide 6 ranks; launch 4 or 8 ranks"));
+  EXPECT_THAT(refusal({.data = 3, .tensor = 2}, 8), HasSubstr("data 3 x tensor 2 = 6 does not make 8 ranks; set parallel.data to 4"));
+  EXPECT_THAT(refusal({.expert = 2}, 2), HasSubstr("no experts"));
   EXPECT_THAT(refusal({.pipeline = 0}, 2), HasSubstr("must be 1 or more"));
 }
 
@@ -44,6 +60,18 @@ TEST(MeshTest, GroupsAreTheAxes) {
     EXPECT_EQ(mesh.coord(Axis::data), world.rank());
     EXPECT_EQ(mesh.group(Axis::tensor).size(), 1);
     EXPECT_EQ(mesh.describe(), "data 3");
+  });
+}
+
+TEST(MeshTest, GroupsOfSeveralAxes) {
+  LocalWorld(8).run([](Group& world) {
+    Mesh mesh({.context = 2, .tensor = 2}, world);
+    const auto batch = mesh.make_group({Axis::data, Axis::context}, "batch");
+    ASSERT_EQ(batch->size(), 4);
+    EXPECT_EQ(batch->rank(), world.rank() / 2);  // tensor ranks are neighbours
+    const auto halves = mesh.make_group(world.rank() / 4, "halves");
+    ASSERT_EQ(halves->size(), 4);
+    EXPECT_EQ(mesh.describe(), "data 2 x context 2 x tensor 2");
   });
 }
 

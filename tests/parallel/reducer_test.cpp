@@ -21,7 +21,7 @@ class ReducerTest : public ::testing::TestWithParam<int> {
  protected:
   struct Rank {
     explicit Rank(Group& world, bool overlap = true, DType reduce_type = DType::f32)
-        : reducer(ctx, buckets, world, overlap, reduce_type) {}
+        : group(world.duplicate("gradients")), reducer(ctx, buckets, {.batch = group.get()}, overlap, reduce_type) {}
     void write(Parameter& p, float value) {
       const float before = p.begin_accumulate() ? p.grad.data<float>()[0] : 0.0f;
       for (float& g : p.grad.span<float>()) g = before + value;
@@ -34,6 +34,7 @@ class ReducerTest : public ::testing::TestWithParam<int> {
       allocate_buckets(ctx, plan);
       return plan;
     }();
+    std::unique_ptr<Group> group;
     AllReduceReducer reducer;
   };
 };

@@ -1,5 +1,6 @@
 // The host backend: memory on huge pages, first touched by the threads that use it; work is done at once.
 #include <omp.h>
+#include <unistd.h>
 #include <sys/mman.h>
 
 #include <cstring>
@@ -37,6 +38,7 @@ class CpuBackend : public Backend {
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<Stream>(); }
   std::unique_ptr<Event> make_event() override { return std::make_unique<Event>(); }
   int num_threads() const override { return num_threads_; }
+  size_t memory_bytes() const override { return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
 
  private:
   int num_threads_;

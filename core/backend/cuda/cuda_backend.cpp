@@ -111,6 +111,11 @@ class CudaBackend : public Backend {
 
   Device device() const override { return {DeviceKind::cuda, index_}; }
   bool is_asynchronous() const override { return true; }
+  size_t memory_bytes() const override {
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return total;
+  }
 
   void* allocate(size_t bytes) override {
     DeviceScope scope(index_);

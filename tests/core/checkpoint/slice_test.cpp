@@ -90,9 +90,25 @@ TEST(Slice, ScalarsAndEmptyArrays) {
 TEST(Slice, OfAParameter) {
   Parameter p;
   p.shape = {4, 8};
-  p.placement = {/*dim=*/1, /*index=*/2, /*count=*/3};
-  EXPECT_EQ(slice_of(p), Slice::rectangle({4, 24}, {0, 16}, {4, 8}));
-  EXPECT_EQ(to_string(slice_of(p).range(1, 5)), "[0:4, 16:24] of [4, 24], elements 1 to 5");
+  p.placement = Placement::split(/*dim=*/1, /*global=*/24, 16, 24);
+  ASSERT_EQ(slices_of(p).size(), 1u);
+  EXPECT_EQ(slices_of(p)[0].slice, Slice::rectangle({4, 24}, {0, 16}, {4, 8}));
+  EXPECT_EQ(to_string(slices_of(p, 1, 5)[0].slice), "[0:4, 16:24] of [4, 24], elements 1 to 5");
+}
+
+TEST(Slice, OfSeveralRangesOfRows) {
+  Parameter p;
+  p.placement = {0, 12, {{2, 4}, {6, 7, /*primary=*/false}, {9, 12}}};
+  p.shape = {p.placement.local(), 10};
+  const auto slices = slices_of(p, 15, 35);  // half of row 3; row 6; half of row 9
+  ASSERT_EQ(slices.size(), 3u);
+  EXPECT_EQ(slices[0].slice, Slice::rectangle({12, 10}, {2, 0}, {2, 10}).range(15, 20));
+  EXPECT_EQ(slices[1].slice, Slice::rectangle({12, 10}, {6, 0}, {1, 10}));
+  EXPECT_EQ(slices[2].slice, Slice::rectangle({12, 10}, {9, 0}, {3, 10}).range(0, 5));
+  EXPECT_EQ(slices[1].begin, 20);
+  EXPECT_EQ(slices[2].begin, 30);
+  EXPECT_TRUE(slices[0].primary);
+  EXPECT_FALSE(slices[1].primary);
 }
 
 TEST(Slice, ProblemsAreNamed) {

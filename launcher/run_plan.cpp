@@ -1,0 +1,129 @@
+#include "launcher/run_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/data/batch_plan.h"
+#include "core/error.h"
+#include "models/presets.h"
+
+namespace trireme {
+namespace {
+
+std::string gib(double bytes) {
+  const double value = bytes / 0x1p30;
+  return value < 0.0995 ? fmt::format("{:.3f}", value) : fmt::format("{:.1f}", value);
+}
+
+int64_t optimizer_values(const Config& config) {
+  const bool master = compute_dtype(config.precision) != DType::f32;
+  const int64_t moments = config.optim.kind == "adamw" ? 2 : config.optim.kind == "adafactor" ? 0 : 1;
+  return moments + (master ? 1 : 0);
+}
+
+/// "embedding, blocks 0-5" of stage `stage`.
+std::string describe_stage(const ParallelPlan& plan, int64_t stage, int64_t layers) {
+  const int64_t begin = plan.first_unit[static_cast<size_t>(stage)], end = plan.first_unit[static_cast<size_t>(stage) + 1];
+  std::string text;
+  const auto add = [&](const std::string& part) { text += (text.empty() ? "" : ", ") + part; };
+  if (begin == 0) add("embedding");
+  const int64_t first = std::max<int64_t>(begin, 1) - 1, last = std::min(end, layers + 1) - 2;
+  if (first == last) add(fmt::format("block {}", first));
+  if (first < last) add(fmt::format("blocks {}-{}", first, last));
+  if (end == layers + 2) add("classifier");
+  return text;
+}
+
+std::string describe_stages(const ParallelPlan& plan, int64_t pipeline_rank, int64_t layers) {
+  std::string text;
+  for (int64_t stage = 0; stage < plan.num_stages(); ++stage) {
+    if (plan.schedule.rank_of_stage[static_cast<size_t>(stage)] != pipeline_rank) continue;
+    const std::string units = describe_stage(plan, stage, layers);
+    text += plan.num_stages() == 1 ? units : fmt::format("{}{}: {}", text.empty() ? "" : "; ", stage, units);
+  }
+  return text;
+}
+
+void resolve(RunPlan& plan) {
+  Config& config = plan.config;
+  ModelConfig& model = config.model;
+  const DataInfo& info = plan.data;
+  if (info.vocab > 0) {
+    if (model.vocab == 0) model.vocab = padded_vocab(info.vocab);
+    if (model.true_vocab == 0) model.true_vocab = info.vocab;
+    if (info.vocab > model.vocab)
+      throw ConfigError(fmt::format("model.vocab = {} is less than the {} tokens of the data's tokenizer {}; leave it out, or set {}",
+                                    model.vocab, info.vocab, info.tokenizer, padded_vocab(info.vocab)));
+  }
+  model = resolve_model(model);
+  if (config.batch.sequence == 0) config.batch.sequence = model.context;
+  if (config.batch.sequence > model.context)
+    throw ConfigError(fmt::format("batch.sequence = {} is longer than model.context = {}; make one fit the other",
+                                  config.batch.sequence, model.context));
+}
+
+}  // namespace
+
+RunPlan plan_run(Config config, int64_t ranks) {
+  RunPlan plan;
+  plan.config = std::move(config);
+  plan.data = read_data_info(plan.config.data);
+  resolve(plan);
+  const Config& c = plan.config;
+  const int64_t data_ranks = plan_mesh(c.parallel, ranks).size(Axis::data);
+  plan.batch = {c.batch.micro, c.batch.sequence, plan_batch(c.batch.global, c.batch.micro, data_ranks).micro_batches};
+  plan.layout = plan_parallel(c.model, c.parallel, plan.batch, ranks);
+  return plan;
+}
+
+MemoryNeeds memory_needs(const RunPlan& plan, int64_t pipeline_rank) {
+  const MemorySettings settings{static_cast<int64_t>(size_of(compute_dtype(plan.config.precision))), optimizer_values(plan.config)};
+  return estimate_memory(plan.config.model, plan.layout, plan.config.parallel.sequence, plan.batch, settings, pipeline_rank);
+}
+
+std::string layout_table(const RunPlan& plan, const std::vector<RankHome>& homes) {
+  const MeshShape& mesh = plan.layout.mesh;
+  std::string text = fmt::format("{:>5}", "rank");
+  if (!homes.empty()) text += fmt::format("  {:<16}  {:<7}", "host", "device");
+  for (const Axis axis : mesh.order)
+    if (mesh.size(axis) > 1) text += fmt::format("  {:>8}", name_of(axis));
+  text += fmt::format("  {:>12}  {}\n", "memory (GiB)", "does");
+  for (int64_t rank = 0; rank < mesh.ranks(); ++rank) {
+    const auto coords = mesh.coords_of(rank);
+    const int64_t pipeline = coords[static_cast<size_t>(Axis::pipeline)];
+    text += fmt::format("{:>5}", rank);
+    if (!homes.empty()) {
+      const RankHome& home = homes[static_cast<size_t>(rank)];
+      text += fmt::format("  {:<16}  {:<7}", home.host, home.device.empty() ? "cpu" : home.device);
+    }
+    for (const Axis axis : mesh.order)
+      if (mesh.size(axis) > 1) text += fmt::format("  {:>8}", coords[static_cast<size_t>(axis)]);
+    text += fmt::format("  {:>12}  {}\n", gib(memory_needs(plan, pipeline).total()),
+                        describe_stages(plan.layout, pipeline, plan.config.model.layers));
+  }
+  return text;
+}
+
+void check_memory(const RunPlan& plan, int64_t pipeline_rank, double available_bytes) {
+  // Activations are an estimate; only a layout that is far off is refused by it.
+  constexpr double kSureShare = 0.7;
+  const MemoryNeeds needs = memory_needs(plan, pipeline_rank);
+  if (needs.total() - (1.0 - kSureShare) * needs.activations <= available_bytes) return;
+  const Config& c = plan.config;
+  std::string help;
+  const auto add = [&](const std::string& way) { help += (help.empty() ? "" : ", ") + way; };
+  if (needs.activations > 0.2 * needs.total()) {
+    if (c.batch.micro > 1) add(fmt::format("batch.micro: {}", c.batch.micro / 2));
+    if (c.model.recompute != "full") add("model.recompute: full");
+    if (c.parallel.tensor > 1 && !c.parallel.sequence) add("parallel.sequence: true");
+  }
+  add(fmt::format("parallel.tensor: {}", 2 * c.parallel.tensor));
+  add(fmt::format("parallel.pipeline: {}", 2 * c.parallel.pipeline));
+  throw ConfigError(fmt::format("a rank of this layout needs about {} GiB (parameters {}, gradients {}, optimizer {}, activations {}) and has "
+                                "{}; what would help: {}",
+                                gib(needs.total()), gib(needs.parameters), gib(needs.gradients), gib(needs.optimizer),
+                                gib(needs.activations), gib(available_bytes), help));
+}
+
+}  // namespace trireme

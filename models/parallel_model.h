@@ -1,0 +1,65 @@
+// ParallelModel: a model on its mesh. Holds the stages of this rank, runs them, and knows which ranks share what.
+#pragma once
+
+#include <memory>
+
+#include "models/model.h"
+#include "models/parallel_plan.h"
+#include "parallel/pipeline_executor.h"
+#include "parallel/reducer.h"
+
+namespace trireme {
+
+class ParallelModel {
+ public:
+  /// Collective over the mesh's world. `plan` is that of the same config and ranks; the mesh outlives this. With
+  /// `training` false, activations stay whole on tensor and context ranks, as generation needs them, and there are no
+  /// reduce_groups().
+  ParallelModel(const ModelConfig& config, const ParallelConfig& parallel, ParallelPlan plan, Mesh& mesh, bool training = true);
+
+  Model& model() { return *model_; }
+  const Model& model() const { return *model_; }
+  const ParallelPlan& plan() const { return plan_; }
+  /// Those of this rank's stages, in the order of use: what has memory here.
+  const std::vector<Parameter*>& parameters() const { return parameters_; }
+  /// The ranks whose gradients add up. Groups are this object's.
+  ReduceGroups reduce_groups() const;
+  /// Data and context ranks: they hold the same parameters and see other tokens.
+  Group& batch_group() const { return *batch_; }
+  /// Whether this rank's losses count: of the last stage, on one tensor rank.
+  bool counts_loss() const { return has_last_stage_ && model_->layout().tensor.is_first(); }
+
+  /// The tokens of whole samples i32 [B, T] in host memory that this rank's activations are of.
+  std::vector<int32_t> tokens_here(std::span<const int32_t> whole, int64_t samples) const;
+  /// Tokens of each sample that are here.
+  int64_t sequence_here(int64_t sequence) const { return sequence / model_->layout().context_size(); }
+
+  /// Forward and backward of a step's micro-batches, which `batch_of(i)` gives, this rank's tokens of them. Losses are
+  /// added to `loss_sum` f32 [1] on ranks that count_loss(). ctx.random.first_sample is that of micro-batch 0.
+  void train(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of, const Tensor& loss_sum, GradientSink* sink);
+
+  /// The loss f32 [1] of one micro-batch, where counts_loss(); undefined elsewhere. Collective over the model's ranks.
+  Tensor loss(const Context& ctx, const MicroBatch& batch);
+
+  /// The logits f32 [B, V] after the last of `tokens` i32 [B, T], on every rank. Collective over the model's ranks.
+  Tensor next_logits(Context& ctx, const Tensor& tokens, GenerationCache& cache);
+
+ private:
+  void find_shared_parameters();
+  void make_groups(Mesh& mesh, bool training);
+  Tensor run_stage(Context& ctx, int64_t stage, const Tensor& received, const MicroBatch& batch) const;
+  Shape activation_shape(const MicroBatch& batch) const;
+  DType activation_dtype() const;
+
+  ParallelPlan plan_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<PipelineExecutor> executor_;
+  Group& pipeline_;
+  bool has_last_stage_ = false;
+  std::vector<Parameter*> parameters_;
+  std::vector<int64_t> sharing_stages_;  // pipeline ranks that hold the same parameters
+  std::unordered_map<Parameter*, int> uses_;  // stages here that use it
+  std::unique_ptr<Group> batch_, batch_and_tensor_, batch_and_stages_, kv_sharers_;
+};
+
+}  // namespace trireme

@@ -1,0 +1,36 @@
+// ParallelPlan: how a model is divided over the ranks of a job. Pure: made, and refused, before anything is allocated
+// or sent.
+#pragma once
+
+#include <vector>
+
+#include "models/model_config.h"
+#include "parallel/mesh.h"
+#include "parallel/schedule/schedule.h"
+
+namespace trireme {
+
+struct ParallelPlan {
+  MeshShape mesh;
+  Schedule schedule;
+  std::vector<int64_t> first_unit;  // of each stage, then the number of units: [num_stages + 1]
+
+  int64_t num_stages() const { return static_cast<int64_t>(schedule.rank_of_stage.size()); }
+};
+
+/// What a step gives each rank: the plan depends on it.
+struct BatchSizes {
+  int64_t micro = 1;          // samples of a micro-batch
+  int64_t sequence = 1;       // tokens of a sample
+  int64_t micro_batches = 1;  // of a step on one rank
+};
+
+/// ConfigError, naming the key and the numbers that work, when sizes, heads, tokens or blocks can't be divided so.
+/// `model` resolved.
+ParallelPlan plan_parallel(const ModelConfig& model, const ParallelConfig& config, const BatchSizes& batch, int64_t ranks);
+
+/// The cost of each unit (embedding, blocks, classifier), in floating-point operations a token of a sample of
+/// `sequence` tokens.
+std::vector<double> model_unit_costs(const ModelConfig& model, int64_t sequence);
+
+}  // namespace trireme

@@ -1,0 +1,159 @@
+#include "parallel/pipeline_executor.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/trace.h"
+
+namespace trireme {
+PipelineExecutor::PipelineExecutor(Schedule schedule, Group& pipeline) : schedule_(std::move(schedule)), rank_(pipeline.rank()) {
+  TRIREME_ASSERT(schedule_.ranks.size() == static_cast<size_t>(pipeline.size()), "a schedule for another number of ranks");
+  if (pipeline.size() > 1) group_ = pipeline.duplicate("activations");
+  for (const int stage : schedule_.stages_of(rank_)) stages_.push_back(stage);
+  plan_channels();
+  const std::vector<Action>& mine = schedule_.ranks[static_cast<size_t>(rank_)];
+  completes_gradients_.resize(mine.size());
+  std::map<int64_t, size_t> last;
+  for (size_t i = 0; i < mine.size(); ++i)
+    if (mine[i].makes_weight_gradient()) last[mine[i].stage] = i;
+  for (const auto& [stage, i] : last) completes_gradients_[i] = true;
+}
+
+void PipelineExecutor::plan_channels() {
+  for (int64_t stage = 0; stage + 1 < num_stages(); ++stage) {
+    plan_channel(stage, stage + 1, Direction::forward);
+    plan_channel(stage + 1, stage, Direction::backward);
+  }
+}
+
+void PipelineExecutor::plan_channel(int64_t maker, int64_t taker, Direction direction) {
+  if (!has_stage(maker) && !has_stage(taker)) return;
+  Channel c;
+  c.peer = has_stage(maker) ? rank_of(taker) : rank_of(maker);
+  c.tag = static_cast<int>(2 * maker) + (direction == Direction::backward ? 1 : 0);
+  c.order = schedule_.channel_order(static_cast<int>(maker), direction);
+  channels_.emplace(std::pair(maker, direction), std::move(c));
+}
+
+void PipelineExecutor::post_receive(Channel& c, const Step& step) {
+  if (c.posted == c.order.size()) return;
+  const int64_t micro_batch = c.order[c.posted++];
+  const Tensor buffer = step.ctx.empty(step.shape, step.dtype);
+  Work work = group_->recv(buffer, c.peer, c.tag, fmt::format("micro-batch {}", micro_batch), step.ctx.stream);
+  c.arriving.emplace(micro_batch, std::pair(buffer, std::move(work)));
+}
+
+/// What the channel brings of a micro-batch; asks for the next one, which arrives while this one is worked on.
+Tensor PipelineExecutor::take(Channel& c, int64_t micro_batch, const Step& step) {
+  if (c.peer != rank_) {
+    while (!c.arriving.contains(micro_batch)) {
+      TRIREME_ASSERT(c.posted < c.order.size(), "a micro-batch that nobody sends");
+      post_receive(c, step);
+    }
+  }
+  const auto found = c.arriving.find(micro_batch);
+  TRIREME_ASSERT(found != c.arriving.end(), "a micro-batch that is not there yet");
+  auto [value, work] = std::move(found->second);
+  c.arriving.erase(found);
+  if (c.peer != rank_) {
+    if (c.arriving.empty()) post_receive(c, step);
+    work.wait(*step.ctx.stream);
+  }
+  return value;
+}
+
+void PipelineExecutor::hand_over(Channel& c, int64_t micro_batch, const Tensor& value, const Step& step) {
+  TRIREME_ASSERT(value.defined() && value.shape() == step.shape && value.dtype() == step.dtype,
+                 fmt::format("a stage made {}, not {}", to_string(value.shape()), to_string(step.shape)));
+  if (c.peer == rank_) {
+    c.arriving.emplace(micro_batch, std::pair(value.detach(), Work()));
+    return;
+  }
+  sends_.push_back(group_->send(value, c.peer, c.tag, fmt::format("micro-batch {}", micro_batch), step.ctx.stream));
+}
+
+void PipelineExecutor::drop_finished_sends() {
+  while (!sends_.empty() && sends_.front().done()) {
+    sends_.front().wait();  // throws when it failed
+    sends_.pop_front();
+  }
+}
+
+void PipelineExecutor::run_forward_action(const Action& action, const Step& step) {
+  const int64_t stage = action.stage;
+  InFlight& run = in_flight_[{stage, action.micro_batch}];
+  run.tape = std::make_unique<Tape>();
+  if (stage > 0) run.input = run.tape->watch(take(channel(stage - 1, Direction::forward), action.micro_batch, step));
+  Context ctx = step.ctx;
+  ctx.tape = run.tape.get();
+  ctx.gradients = nullptr;
+  run.output = step.forward(ctx, stage, action.micro_batch, run.input);
+  if (stage + 1 < num_stages()) hand_over(channel(stage, Direction::forward), action.micro_batch, run.output, step);
+}
+
+void PipelineExecutor::run_backward_action(const Action& action, const Step& step, bool last_of_stage) {
+  const int64_t stage = action.stage;
+  const auto found = in_flight_.find({stage, action.micro_batch});
+  TRIREME_ASSERT(found != in_flight_.end(), "backward before forward");
+  InFlight& run = found->second;
+  Context ctx = step.ctx;
+  ctx.gradients = last_of_stage ? step.sink : nullptr;
+  if (action.makes_input_gradient()) {
+    Tensors seeds;  // none: the loss
+    if (stage + 1 < num_stages()) seeds = {take(channel(stage + 1, Direction::backward), action.micro_batch, step)};
+    const Tensor root = std::exchange(run.output, Tensor());
+    if (action.kind == ActionKind::backward)
+      run.tape->backward(ctx, std::span(&root, 1), std::move(seeds));
+    else
+      run.tape->backward_input(ctx, std::span(&root, 1), std::move(seeds));
+    if (stage > 0) hand_over(channel(stage, Direction::backward), action.micro_batch, run.tape->take_grad(run.input), step);
+    run.input = Tensor();
+  } else {
+    run.tape->backward_weight(ctx);
+  }
+  if (action.makes_weight_gradient()) in_flight_.erase(found);
+}
+
+void PipelineExecutor::run(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward, GradientSink* sink) {
+  const Step step{ctx, shape, dtype, forward, sink};
+  in_flight_.clear();
+  for (auto& [key, c] : channels_) {
+    c.posted = 0;
+    c.arriving.clear();
+    if (!has_stage(key.first)) post_receive(c, step);
+  }
+  const std::vector<Action>& mine = schedule_.ranks[static_cast<size_t>(rank_)];
+  for (size_t i = 0; i < mine.size(); ++i) {
+    const Action& action = mine[i];
+    TraceScope scope(ctx.tracer, Tracer::Lane::step, to_string(action));
+    if (action.is_forward())
+      run_forward_action(action, step);
+    else
+      run_backward_action(action, step, completes_gradients_[i]);
+    drop_finished_sends();
+  }
+  for (; !sends_.empty(); sends_.pop_front()) sends_.front().wait(*ctx.stream);
+  TRIREME_ASSERT(in_flight_.empty(), "micro-batches were left without a backward pass");
+}
+
+Tensor PipelineExecutor::run_forward(const Context& outer, const Shape& shape, DType dtype, const StageForward& forward) {
+  Context ctx = outer;
+  ctx.tape = nullptr;
+  ctx.gradients = nullptr;
+  Tensor value;
+  for (const int64_t stage : stages_) {
+    if (stage > 0 && !has_stage(stage - 1)) {
+      value = ctx.empty(shape, dtype);
+      group_->recv(value, rank_of(stage - 1), static_cast<int>(2 * (stage - 1)), "forward", ctx.stream).wait(*ctx.stream);
+    }
+    value = forward(ctx, stage, 0, value);
+    if (stage + 1 < num_stages() && !has_stage(stage + 1)) {
+      group_->send(value, rank_of(stage + 1), static_cast<int>(2 * stage), "forward", ctx.stream).wait(*ctx.stream);
+      value = Tensor();
+    }
+  }
+  return value;
+}
+
+}  // namespace trireme
