@@ -122,7 +122,8 @@ TEST(Config, ValuesOutOfRangeSayTheRange) {
 TEST(Config, ProfiledStepsHaveAFirstAndALast) {
   EXPECT_EQ(parse("run: {profile: {steps: [3, 3]}}").run.profile.steps[1], 3);
   for (const char* steps : {"[5, 3]", "[0, 3]", "[2, 0]"})
-    EXPECT_THAT(error_of(fmt::format("run: {{profile: {{steps: {}}}}}", steps)), HasSubstr(fmt::format("got {}", steps)));
+    EXPECT_THAT(error_of(fmt::format("run: {{profile: {{steps: {}}}}}", steps)),
+                HasSubstr(fmt::format("got {}", steps)));
 }
 
 TEST(Config, BrokenYamlNamesTheLine) {
