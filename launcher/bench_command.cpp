@@ -112,8 +112,8 @@ void run_rank(const Options& options, Group& world) {
 
 void add_bench_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("bench", "Measure the kernels and collectives of this machine.");
-  command->add_flag("--json", options->json, "Print JSON instead of tables");
+  CLI::App* command = app.add_subcommand("bench", "Measures the kernels and collectives of this machine");
+  command->add_flag("--json", options->json, "Prints JSON instead of tables");
   command->add_flag("--quick", options->quick, "Small sizes, briefly: a second in all");
   command->add_option("--dtype", options->dtype, "Type of activations and weights")
       ->check(CLI::IsMember({"f32", "tf32", "bf16", "f16"}))

@@ -208,6 +208,13 @@ void read_value(const ConfigNode& node, const std::string& path, std::vector<Dat
   }
 }
 
+void check_profile(const ProfileConfig& profile) {
+  const auto [first, last] = profile.steps;
+  if ((first != 0 || last != 0) && (first < 1 || last < first))
+    throw ConfigError(fmt::format("run.profile.steps: wanted the first step, from 1, and the last, or [0, 0] for none, got [{}, {}]",
+                                  first, last));
+}
+
 }  // namespace
 
 Config parse_config(const std::string& text, const std::string& source_name,
@@ -218,6 +225,7 @@ Config parse_config(const std::string& text, const std::string& source_name,
   Reader reader(tree, "");
   describe(reader, config);
   reader.refuse_unknown("");
+  check_profile(config.run.profile);
   return config;
 }
 

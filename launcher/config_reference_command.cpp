@@ -9,7 +9,7 @@ namespace trireme {
 
 void add_config_reference_command(CLI::App& app) {
   CLI::App* command =
-      app.add_subcommand("config-reference", "Print the reference of all config keys (docs/config.md).");
+      app.add_subcommand("config-reference", "Prints the reference of all config keys (docs/config.md)");
   command->group("");  // hidden
   command->footer("Example:\n  trireme config-reference > docs/config.md");
   command->callback([] { std::cout << config_reference() << std::flush; });

@@ -206,6 +206,7 @@ void set_in_tree(ConfigNode& root, const std::string& assignment) {
     path.remove_prefix(dot + 1);
   }
   ConfigNode value = parse(assignment.substr(equals + 1), TreeBuilder(place, 0));
+  value.place = place;  // the parser gives none to an empty text
   value.key = std::move(node->key);
   *node = std::move(value);
 }

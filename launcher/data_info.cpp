@@ -21,6 +21,10 @@ std::string identity_of(const std::string& tokenizer) {
 
 }  // namespace
 
+bool is_same_tokenizer(const std::string& a, const std::string& b) {
+  return identity_of(a) == identity_of(b);
+}
+
 DataInfo read_tokenizer_info(const std::string& name) {
   DataInfo info;
   if (name.empty()) return info;
@@ -50,7 +54,7 @@ DataInfo read_data_info(const DataConfig& config) {
       if (info.tokenizer.empty()) {
         info = std::move(other);
         first = source.files;
-      } else if (identity_of(other.tokenizer) != identity_of(info.tokenizer)) {
+      } else if (!is_same_tokenizer(other.tokenizer, info.tokenizer)) {
         throw ConfigError(fmt::format("data: {} and {} were made with different tokenizers ({} and {}); prepare them with one",
                                       first, source.files, info.tokenizer, other.tokenizer));
       }

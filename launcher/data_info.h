@@ -15,6 +15,9 @@ struct DataInfo {
   std::vector<int32_t> token_bytes;  // [vocab]
 };
 
+/// Whether two names, as data.tokenizer has them, mean one tokenizer: models are compared by their content.
+bool is_same_tokenizer(const std::string& a, const std::string& b);
+
 /// From the tokenizer `name`, as data.tokenizer has it; "" gives an empty DataInfo.
 DataInfo read_tokenizer_info(const std::string& name);
 /// From the tokenizer beside the shards of a glob; an empty DataInfo when there is none.

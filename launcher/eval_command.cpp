@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -10,6 +11,7 @@
 #include "launcher/data_info.h"
 #include "launcher/evaluator.h"
 #include "launcher/loaded_model.h"
+#include "launcher/option_check.h"
 
 namespace trireme {
 namespace {
@@ -40,17 +42,29 @@ void print_json(const std::filesystem::path& checkpoint, const Evaluation& e) {
   fmt::print("{}\n", json.dump());
 }
 
+/// Numbers of tokens that mean something else to the model would say nothing of it. "" is a tokenizer that isn't known.
+void check_same_tokenizer(const std::string& data, const std::string& data_tokenizer, const std::string& model_tokenizer) {
+  if (data_tokenizer.empty() || model_tokenizer.empty() || is_same_tokenizer(data_tokenizer, model_tokenizer)) return;
+  throw ConfigError(fmt::format("--data {}: made with another tokenizer ({}) than the model's; make it with "
+                                "`trireme prepare --tokenizer {}`",
+                                data, data_tokenizer, model_tokenizer));
+}
+
 void eval(const EvalOptions& options, Group& world) {
   LoadedModel loaded = load_model(options.checkpoint, options.device, options.layout, world);
   const ModelConfig& model = loaded.config();
   const int64_t sequence = options.sequence > 0 ? options.sequence : model.context;
   if (sequence > model.context)
     throw ConfigError(fmt::format("--sequence {} is longer than the model's context of {}", sequence, model.context));
+  const DataInfo info = read_glob_info(options.data);
+  check_same_tokenizer(options.data, info.tokenizer, tokenizer_of(loaded.checkpoint));
   const DataSource source{options.data, 1.0};
-  const BatchGeometry geometry{options.micro, options.micro, sequence, model.true_vocab, loaded.mesh->coord(Axis::data),
+  const std::vector<WeightedDataset> data = open_datasets(std::span(&source, 1));
+  // Rows that no sample fills would cost memory and time for nothing.
+  const int64_t micro = std::clamp<int64_t>(data.front().dataset->num_samples(sequence), 1, options.micro);
+  const BatchGeometry geometry{micro, micro, sequence, model.true_vocab, loaded.mesh->coord(Axis::data),
                                loaded.mesh->shape().size(Axis::data)};
-  Evaluator evaluator(open_datasets(std::span(&source, 1)), geometry, options.batches,
-                      read_glob_info(options.data).token_bytes);
+  Evaluator evaluator(data, geometry, options.batches, info.token_bytes);
   const Evaluation result = evaluator.run(loaded.context(), *loaded.model, world);
   if (world.rank() != 0) return;
   options.json ? print_json(loaded.checkpoint, result) : print_text(result);
@@ -64,10 +78,10 @@ void add_eval_command(CLI::App& app) {
   command->add_option("CHECKPOINT", options->checkpoint, "A checkpoint, or a run's folder")->required();
   command->add_option("--data", options->data, "Token files, a glob")->required();
   command->add_option("--batches", options->batches, "How many batches at most; 0: all of the data")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--micro", options->micro, "Samples of a batch")->check(CLI::PositiveNumber)->capture_default_str();
+      ->check(at_least_option(0));
+  command->add_option("--micro", options->micro, "Samples of a batch")->check(at_least_option(1))->capture_default_str();
   command->add_option("--sequence", options->sequence, "Tokens of a sample; 0: the model's context")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least_option(0));
   add_device_options(*command, options->device);
   add_layout_options(*command, options->layout);
   command->add_flag("--json", options->json, "Prints one JSON object");

@@ -8,6 +8,7 @@
 #include "core/data/tokenizer.h"
 #include "launcher/commands.h"
 #include "launcher/loaded_model.h"
+#include "launcher/option_check.h"
 #include "launcher/sampling.h"
 
 namespace trireme {
@@ -55,13 +56,15 @@ void add_generate_command(CLI::App& app) {
   SamplingConfig& s = options->sampling;
   CLI::App* command = app.add_subcommand("generate", "Continues a text with a trained model");
   command->add_option("CHECKPOINT", options->checkpoint, "A checkpoint, or a run's folder")->required();
-  command->add_option("--prompt", options->prompt, "The text to continue");
+  command->add_option("--prompt", options->prompt, "The text to continue; by default a line break");
   command->add_option("--tokens", s.tokens, "Tokens to make at most")->capture_default_str();
-  command->add_option("--temperature", s.temperature, "Below 1 bolder, above 1 wilder; 0: always the likeliest")
+  command->add_option("--temperature", s.temperature, "Below 1 safer, above 1 wilder; 0: always the likeliest")
       ->capture_default_str();
   command->add_option("--top-k", s.top_k, "Draw from the k likeliest tokens; 0: all")->capture_default_str();
   command->add_option("--top-p", s.top_p, "Draw from the likeliest tokens of this total probability")->capture_default_str();
-  command->add_option("--seed", s.seed, "The same seed gives the same text")->capture_default_str();
+  command->add_option("--seed", s.seed, "The same seed gives the same text")
+      ->check(at_least_option(0))
+      ->capture_default_str();
   command->add_option("--tokenizer", options->tokenizer, "bytes, or a sentencepiece .model; by default the checkpoint's");
   add_device_options(*command, options->device);
   add_layout_options(*command, options->layout);

@@ -7,6 +7,7 @@
 
 #include "launcher/commands.h"
 #include "launcher/loaded_model.h"
+#include "launcher/option_check.h"
 #include "models/hf_gpt2.h"
 
 namespace trireme {
@@ -25,6 +26,8 @@ struct ExportOptions {
 };
 
 void import_model(const ImportOptions& options) {
+  if (!std::filesystem::exists(std::filesystem::path(options.folder) / "config.json"))
+    throw ConfigError(options.folder + ": no config.json there; wanted the folder of a Hugging Face GPT-2");
   const ModelConfig c = import_hf_gpt2(options.folder, options.out, options.vocab);
   fmt::print("{}: {} layers, {} heads, width {}, context {}, vocabulary {} in {} rows\n", options.out,
              c.layers, c.heads, c.width, c.context, c.true_vocab, c.vocab);
@@ -50,7 +53,7 @@ void add_import_command(CLI::App& app) {
       ->add_option(
           "--vocab", options->vocab,
           "Rows of the embedding, the ones after the model's own zero (50304 is fast for GPT-2); 0: no more")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least_option(0));
   command->footer("Example:\n  trireme import models/gpt2 --out checkpoints/gpt2 --vocab 50304");
   command->callback([options] { import_model(*options); });
 }

@@ -9,6 +9,7 @@
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/manifest.h"
 #include "core/error.h"
+#include "core/text.h"
 #include "launcher/progress.h"
 
 namespace trireme {
@@ -65,11 +66,11 @@ std::string tensors_text(const json& tensors) {
 }
 
 std::string checkpoint_text(const json& j) {
-  std::string text =
-      fmt::format("checkpoint {}: step {}, {} tensors, {} in {} files of {} ranks{}\n\n",
-                  j["path"].get<std::string>(), j["step"].get<int64_t>(), j["tensors"].size(), bytes_text(j),
-                  j.contains("files") ? j["files"].size() : 0, j["ranks"].get<int>(),
-                  j["verified"].get<bool>() ? ", all checksums fit" : "");
+  std::string text = fmt::format(
+      "checkpoint {}: step {}, {}, {} in {} of {}{}\n\n", j["path"].get<std::string>(),
+      j["step"].get<int64_t>(), counted(std::ssize(j["tensors"]), "tensor"), bytes_text(j),
+      counted(j.contains("files") ? std::ssize(j["files"]) : 0, "file"),
+      counted(j["ranks"].get<int>(), "rank"), j["verified"].get<bool>() ? ", all checksums fit" : "");
   text += tensors_text(j["tensors"]);
   if (!j.contains("sections")) return text;
   for (const auto& [name, value] : j["sections"].items())

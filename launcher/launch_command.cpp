@@ -51,12 +51,13 @@ void run(const Options& options) {
 
 void add_launch_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("launch", "Train on several ranks of this machine.");
-  command->add_option("config", options->config, "Experiment file (YAML)")->required();
+  CLI::App* command = app.add_subcommand("launch", "Trains a model on several ranks of this machine");
+  command->add_option("CONFIG", options->config, "The experiment file (YAML)")->required();
   command->add_option("-n,--ranks", options->ranks, "How many ranks")->required()->check(CLI::Range(1, 4096));
-  command->add_option("--set", options->overrides, "Replace a value: section.key=VALUE (may be repeated)")
+  command->add_option("--set", options->overrides, "Replaces a value of the file, e.g. --set optim.lr=1e-4")
       ->allow_extra_args(false);
-  command->add_flag("--dry-run", options->dry_run, "Show the line that would be started, and start nothing");
+  command->add_flag("--dry-run", options->dry_run,
+                    "Shows the line that would be started, and starts nothing");
   command->footer(
       "Example:\n  trireme launch configs/quickstart.yaml -n 2 --set run.steps=100\n"
       "Ctrl-C stops the run after its step with a checkpoint; a second one ends it at once.");

@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "launcher/option_check.h"
 #include "launcher/train_state.h"
 #include "models/model_json.h"
 
@@ -17,8 +18,8 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& path) {
 
 void add_layout_options(CLI::App& command, LayoutOptions& options) {
   command.add_option("--tensor", options.tensor, "Ranks that share each matrix, of those that mpirun or srun started")
-      ->check(CLI::PositiveNumber)->capture_default_str();
-  command.add_option("--pipeline", options.pipeline, "Ranks that share the layers")->check(CLI::PositiveNumber)->capture_default_str();
+      ->check(at_least_option(1))->capture_default_str();
+  command.add_option("--pipeline", options.pipeline, "Ranks that share the layers")->check(at_least_option(1))->capture_default_str();
 }
 
 LoadedModel load_model(const std::filesystem::path& path, const DeviceOptions& device, const LayoutOptions& layout, Group& world) {

@@ -62,7 +62,9 @@ int run(int argc, char** argv) {
   try {
     if (argc > 1) check_command(app, argv[1]);
     app.parse(argc, argv);
-    return 0;
+    return std::fflush(stdout) == 0 && std::ferror(stdout) == 0
+               ? 0
+               : report(kFailed, "standard output cannot be written");
   } catch (const CLI::RuntimeError& e) {  // a command's own exit status; its message is already out
     return e.get_exit_code();
   } catch (const CLI::ParseError& e) {

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "core/data/prepare.h"
+#include "core/text.h"
 #include "launcher/commands.h"
 #include "launcher/progress.h"
 
@@ -63,10 +64,6 @@ class ProgressBar {
   std::chrono::steady_clock::time_point began_, shown_;
 };
 
-std::string counted(int64_t count, std::string_view noun) {
-  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
-}
-
 void print_split(std::string_view name, const SplitInfo& split) {
   fmt::print("{}: {}, {}, {} of text, {}", name, counted(split.tokens, "token"),
              counted(split.documents, "document"), format_bytes(static_cast<size_t>(split.text_bytes)),
@@ -100,11 +97,11 @@ void run(PrepareOptions options, const std::string& format) {
 
 void add_prepare_command(CLI::App& app) {
   CLI::App* command =
-      app.add_subcommand("prepare", "Turn text into token shards, and train a tokenizer on it.");
+      app.add_subcommand("prepare", "Turns text into token shards, and trains a tokenizer on it");
   const auto options = std::make_shared<PrepareOptions>();
   const auto format = std::make_shared<std::string>(name_of(options->format));
   command
-      ->add_option("inputs", options->inputs,
+      ->add_option("FILES", options->inputs,
                    "Text files (a document each), or JSON lines (.jsonl, .ndjson, .json)")
       ->required();
   command->add_option("--out", options->out, "Folder for the shards")->required();
@@ -127,7 +124,7 @@ void add_prepare_command(CLI::App& app) {
   command->add_option("--text-field", options->text_field, "Field of JSON lines that holds the text")
       ->capture_default_str();
   command->add_flag("--skip-bad", options->skip_bad,
-                    "Leave out lines that are not JSON objects with that field");
+                    "Leaves out lines that are not JSON objects with that field");
   command->footer(
       "Makes train_000000.bin ..., valid_000000.bin ..., tokenizer.model and dataset.json. With the same "
       "input and\n"

@@ -18,7 +18,10 @@ void log(const std::string& line) { fmt::print("{}\n", line); }
 
 fs::path choose_resume_point(const Config& config, const CheckpointCheck& check) {
   const fs::path out = config.run.out;
-  if (fs::is_directory(out)) clean_leftovers(out);
+  if (fs::is_directory(out))
+    clean_leftovers(out);
+  else if (fs::exists(out))
+    throw ConfigError(fmt::format("run.out = {}: a folder is wanted, but this is a file; choose another", out.string()));
   const std::string& resume = config.checkpoint.resume;
   if (resume == "never") return {};
   if (resume != "auto") return resolve_checkpoint(resume, log, check);
@@ -36,7 +39,10 @@ StartPoint choose_start(const Config& config, Group& world) {
     resume = choose_resume_point(config, check).string();
     if (resume.empty() && !config.checkpoint.init_from.empty())
       init_from = resolve_checkpoint(config.checkpoint.init_from, log, check).string();
-    set_aside_newer(config.run.out, resume.empty() ? 0 : CheckpointReader(resume).step(), log);
+    const int64_t step = resume.empty() ? 0 : CheckpointReader(resume).step();
+    set_aside_newer(config.run.out, step, log);
+    if (step >= config.run.steps)
+      log(fmt::format("nothing is left to train: {} is at step {} of {}; raise run.steps to go on", resume, step, config.run.steps));
     shared.end();
   } else {
     shared.serve();
@@ -57,8 +63,8 @@ void check_same_model(const CheckpointReader& reader, const ModelConfig& config)
     differences += fmt::format("{}model.{} = {} there, {} here", differences.empty() ? "" : "; ", key, there[key].dump(), value.dump());
   }
   if (!differences.empty())
-    throw ConfigError(fmt::format("{}: holds another model: {}; make the config say the same, or start anew with "
-                                  "checkpoint.resume: never",
+    throw ConfigError(fmt::format("{}: holds another model: {}; make the config say the same, or don't start from it "
+                                  "(checkpoint.resume: never, no checkpoint.init_from)",
                                   reader.folder().string(), differences));
 }
 

@@ -45,6 +45,15 @@ void read_into(CheckpointReader& reader, Context& ctx, const std::string& name, 
   ctx.stream->synchronize();
 }
 
+/// Reads optimizer state by its name in the checkpoint.
+void read_state(CheckpointReader& reader, Context& ctx, const std::string& name, const Slice& slice, const Tensor& to) {
+  if (!reader.has(name))
+    throw ConfigError(fmt::format("{}: holds no {}: it was made with another optimizer; make the optim section say the same, or "
+                                  "start a new run from its weights (another run.out, and this as checkpoint.init_from)",
+                                  reader.folder().string(), name));
+  read_into(reader, ctx, name, slice, to);
+}
+
 }  // namespace
 
 void save_state(CheckpointWriter& writer, Context& ctx, std::span<const Shard> shards, const OptimizerState& optimizer,
@@ -94,13 +103,13 @@ void load_state(CheckpointReader& reader, Context& ctx, std::span<const Shard> s
     const Shard& shard = shards[flat.shard];
     for_each_slice(shard, 0, flat.values.numel(), [&](const Parameter& p, const PlacedSlice& placed, int64_t first) {
       const std::string name = flat.slot == "master" ? p.name : state_name(flat.slot, p);
-      read_into(reader, ctx, name, placed.slice, flat.values.flat_view(first, {placed.slice.numel()}));
+      read_state(reader, ctx, name, placed.slice, flat.values.flat_view(first, {placed.slice.numel()}));
     });
   }
   for (const auto& whole : optimizer.whole)
-    read_into(reader, ctx, state_name(whole.slot, *whole.parameter), Slice::whole(whole.values.shape()), whole.values);
+    read_state(reader, ctx, state_name(whole.slot, *whole.parameter), Slice::whole(whole.values.shape()), whole.values);
   for (const auto& scalar : optimizer.scalars)
-    read_into(reader, ctx, "optim." + scalar.name, Slice::whole(scalar.value.shape()), scalar.value);
+    read_state(reader, ctx, "optim." + scalar.name, Slice::whole(scalar.value.shape()), scalar.value);
 }
 
 void save_progress(CheckpointWriter& writer, const TrainProgress& p) {

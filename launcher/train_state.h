@@ -39,7 +39,8 @@ void save_state(CheckpointWriter& writer, Context& ctx, std::span<const Shard> s
 /// Reads `parameters` whole from the checkpoint. ConfigError when one is missing or has another shape.
 void load_weights(CheckpointReader& reader, Context& ctx, std::span<Parameter* const> parameters);
 
-/// Reads what save_state wrote into the live state, of whatever layout it is now.
+/// Reads what save_state wrote into the live state, of whatever layout it is now. ConfigError when it was another
+/// optimizer's.
 void load_state(CheckpointReader& reader, Context& ctx, std::span<const Shard> shards, const OptimizerState& optimizer);
 
 void save_progress(CheckpointWriter& writer, const TrainProgress& progress);

@@ -74,6 +74,18 @@ class Text(CommandTest):
         self.trireme_stdout("generate", self.run_folder, "--prompt", "The oars", "--tokens", 10)
         self.assertIn("300", self.trireme("inspect", models[0]))
 
+    def test_eval_refuses_tokens_of_another_tokenizer(self):
+        self.prepare("--tokenizer", "sentencepiece", "--vocab", 300)
+        self.train_on_text(steps=1)
+        self.trireme("prepare", self.folder / "text.txt", "--out", self.folder / "bytes", "--tokenizer", "bytes")
+        shown = self.trireme("eval", self.run_folder, "--data", f"{self.folder}/bytes/valid*.bin", status=2)
+        self.assertIn("another tokenizer (bytes)", shown)
+
+    def test_eval_of_less_samples_than_a_batch_costs_no_more_memory(self):
+        self.prepare("--tokenizer", "bytes")
+        self.train_on_text(steps=1)
+        self.assertEqual(self.evaluate(self.run_folder, "--micro", 10**9), self.evaluate(self.run_folder, "--micro", 100))
+
     def test_prepare_is_cached_by_inputs_and_settings(self):
         def shards():
             return {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in (self.folder / "tokens").glob("*.bin")}
@@ -108,6 +120,7 @@ class Inspect(CommandTest):
         self.assertRegex(shown, rf"\[{VOCAB}, 32\]")
         shard = self.trireme("inspect", self.folder / "train_000.bin")
         self.assertIn("20000", shard.replace(",", ""))
+        self.assertIn("1 file of 1 rank,", shown)
         resolved = self.trireme("inspect", config)
         self.assertRegex(resolved, r"weight_decay")
 

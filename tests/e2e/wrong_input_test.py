@@ -1,8 +1,9 @@
 """Wrong input: each is refused with exit status 2 and a message that says where, what and the way out."""
 import os
+import subprocess
 import unittest
 
-from harness import VOCAB, CommandTest, easy_tokens, write_shard
+from harness import TRIREME, VOCAB, CommandTest, easy_tokens, write_shard
 
 
 class WrongConfig(CommandTest):
@@ -91,7 +92,53 @@ class WrongData(CommandTest):
         self.refused("nothing*.bin", data={"train": f"{self.folder}/nothing*.bin"})
 
 
+class WrongStart(CommandTest):
+    """Runs that start from what does not fit them."""
+
+    def setUp(self):
+        super().setUp()
+        self.config = self.make_config(run={"steps": 2})
+        self.trireme("train", self.config)
+
+    def test_optimizer_state_of_another_optimizer(self):
+        shown = self.trireme("train", self.config, "--set", "optim.kind=sgd", "--set", "run.steps=3", status=2)
+        self.assertIn("another optimizer", shown)
+        self.assertIn("checkpoint.init_from", shown)
+
+    def test_weights_of_another_model(self):
+        shown = self.trireme("train", self.config, "--set", f"checkpoint.init_from={self.run_folder}", "--set", "run.out=other",
+                             "--set", "model.layers=3", status=2)
+        self.assertIn("model.layers = 2 there, 3 here", shown)
+        self.assertIn("no checkpoint.init_from", shown)
+
+    def test_a_run_that_is_at_its_end_says_so(self):
+        self.assertIn("raise run.steps", self.trireme("train", self.config))
+        self.assertNotIn("raise run.steps", self.trireme("train", self.config, "--set", "run.steps=3"))
+
+    def test_a_file_where_the_runs_folder_should_be(self):
+        self.assertIn("a folder is wanted", self.trireme("train", self.config, "--set", f"run.out={self.config}", status=2))
+
+
 class WrongUse(CommandTest):
+    def test_import_of_a_folder_without_a_model(self):
+        self.assertIn("config.json", self.trireme("import", self.folder, "--out", "imported", status=2))
+
+    def test_output_that_cannot_be_written_is_a_failure(self):
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            done = subprocess.run([TRIREME, "config-reference"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("standard output", done.stderr)
+
+    def test_a_number_out_of_range_is_named_in_few_words(self):
+        cases = [("eval", "--threads"), ("eval", "--batches"), ("eval", "--micro"), ("eval", "--sequence"), ("generate", "--threads"),
+                 ("generate", "--seed"), ("import", "--vocab")]
+        for command, option in cases:
+            with self.subTest(command=command, option=option):
+                shown = self.trireme(command, "nowhere", option, -1, status=2)
+                self.assertIn(option, shown)
+                self.assertIn("-1", shown)
+                self.assertLess(len(shown), 150)
+
     def test_unknown_command_option_and_missing_argument(self):
         for arguments in (["trian"], ["train"], ["train", "--nonsense"], ["launch", "a.yaml", "-n", "many"], []):
             with self.subTest(arguments=arguments):

@@ -119,6 +119,13 @@ TEST(Config, ValuesOutOfRangeSayTheRange) {
               HasSubstr("wanted f32, tf32, bf16 or f16, got fp16; did you mean f16?"));
 }
 
+TEST(Config, ProfiledStepsHaveAFirstAndALast) {
+  EXPECT_EQ(parse("run: {profile: {steps: [3, 3]}}").run.profile.steps[1], 3);
+  for (const char* steps : {"[5, 3]", "[0, 3]", "[2, 0]"})
+    EXPECT_THAT(error_of(fmt::format("run: {{profile: {{steps: {}}}}}", steps)),
+                HasSubstr(fmt::format("got {}", steps)));
+}
+
 TEST(Config, BrokenYamlNamesTheLine) {
   EXPECT_THAT(error_of("model: {layers: 2}\nbatch: {global: 4\n"), HasSubstr("gpt.yaml:2: not valid YAML"));
   EXPECT_THAT(error_of("run: {steps: 1\nmodel: ["), HasSubstr("gpt.yaml:"));
@@ -159,6 +166,7 @@ TEST(Config, SetReplacesAndNamesItselfInErrors) {
               HasSubstr("--set optm.lr=1: optm is not a section; did you mean optim?"));
   EXPECT_THAT(error_of("", {"optim.lr"}), HasSubstr("wanted section.key=value"));
   EXPECT_THAT(error_of("", {"optim.lr=[1"}), HasSubstr("--set optim.lr=[1: not valid YAML"));
+  EXPECT_EQ(error_of("", {"run.out="}), "--set run.out=: run.out: wanted a text, got nothing");
   EXPECT_THAT(error_of("optim: {lr: 1}", {"optim.lr.x=1"}), HasSubstr("lr is 1 and has no key x"));
 }
 
