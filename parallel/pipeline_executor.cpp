@@ -80,6 +80,12 @@ void PipelineExecutor::drop_finished_sends() {
   }
 }
 
+/// As schedules call it; without a pipeline, in a word.
+std::string PipelineExecutor::span_name(const Action& action) const {
+  if (num_stages() > 1) return to_string(action);
+  return action.is_forward() ? "forward" : "backward";
+}
+
 void PipelineExecutor::run_forward_action(const Action& action, const Step& step) {
   const int64_t stage = action.stage;
   InFlight& run = in_flight_[{stage, action.micro_batch}];
@@ -126,7 +132,7 @@ void PipelineExecutor::run(const Context& ctx, const Shape& shape, DType dtype, 
   const std::vector<Action>& mine = schedule_.ranks[static_cast<size_t>(rank_)];
   for (size_t i = 0; i < mine.size(); ++i) {
     const Action& action = mine[i];
-    TraceScope scope(ctx.tracer, Tracer::Lane::step, to_string(action));
+    TraceScope scope(ctx.tracer, Tracer::Lane::step, span_name(action));
     if (action.is_forward())
       run_forward_action(action, step);
     else

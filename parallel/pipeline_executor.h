@@ -66,6 +66,7 @@ class PipelineExecutor {
   Tensor take(Channel& channel, int64_t micro_batch, const Step& step);
   void hand_over(Channel& channel, int64_t micro_batch, const Tensor& value, const Step& step);
   void drop_finished_sends();
+  std::string span_name(const Action& action) const;
 
   void run_forward_action(const Action& action, const Step& step);
   void run_backward_action(const Action& action, const Step& step, bool last_of_stage);

@@ -1,0 +1,99 @@
+"""Layouts of real processes: every mix of parallelism learns the same, and its checkpoints serve every command alike."""
+import json
+import math
+import re
+import subprocess
+import unittest
+
+from harness import TRIREME, VOCAB, CommandTest, write_text
+
+LAYOUTS = {
+    "sequence2_data2": (4, {"tensor": 2, "sequence": True}),
+    "zb_h1_data2": (4, {"pipeline": 2, "schedule": "zb-h1"}),
+    "zb_v_tensor2": (4, {"pipeline": 2, "tensor": 2, "schedule": "zb-v"}),
+    "context2_pipeline2": (4, {"context": 2, "pipeline": 2, "schedule": "interleaved"}),
+}
+MODEL = {"layers": 4, "heads": 3, "width": 48, "dropout": 0.1, "vocab": VOCAB + 2}
+OPTIM = {"lr": 0.002, "eps": 1e-4}
+
+
+class Layouts(CommandTest):
+    def train(self, name, ranks, parallel, **run):
+        out = self.folder / name
+        config = self.make_config(f"{name}.yaml", model=MODEL, optim=OPTIM, parallel=parallel,
+                                  run={"steps": 8, "eval_every": 4, "out": str(out), **run})
+        self.trireme("launch", config, "-n", ranks)
+        return out
+
+    def learns_the_same(self, name):
+        one = self.train("one", 1, {})
+        other = self.train(name, *LAYOUTS[name])
+        expected = self.losses(one)
+        self.assertEqual(sorted(self.losses(other)), sorted(expected))
+        for step, loss in expected.items():
+            self.assertAlmostEqual(self.losses(other)[step], loss, delta=1e-5 * loss, msg=f"step {step}")
+        self.assertRegex(self.output(), r"rank +host +device")
+
+    def test_sequence_parallel(self):
+        self.learns_the_same("sequence2_data2")
+
+    def test_zero_bubble_pipeline(self):
+        self.learns_the_same("zb_h1_data2")
+
+    def test_pipeline_of_tensor_ranks(self):
+        self.learns_the_same("zb_v_tensor2")
+
+    def test_context_and_pipeline(self):
+        self.learns_the_same("context2_pipeline2")
+
+    def on_ranks(self, ranks, *arguments):
+        """What the command prints to standard output on `ranks` processes."""
+        line = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--mca", "mpi_yield_when_idle", "1", "-n", str(ranks), TRIREME]
+        done = subprocess.run([*line, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              env=self.environment(), cwd=self.folder, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return done.stdout
+
+    def test_generate_and_eval_are_the_same_on_every_layout(self):
+        write_text(self.folder / "text.txt")
+        self.trireme("prepare", self.folder / "text.txt", "--out", self.folder / "tokens", "--tokenizer", "bytes")
+        config = self.make_config(model={**MODEL, "vocab": 0, "kv_heads": 1}, run={"steps": 30},
+                                  data={"train": f"{self.folder}/tokens/train*.bin", "valid": f"{self.folder}/tokens/valid*.bin"})
+        self.trireme("launch", config, "-n", 2, "--set", "parallel.pipeline=2")
+        sample = ["generate", self.run_folder, "--prompt", "The oars", "--tokens", 40, "--seed", 3]
+        score = ["eval", self.run_folder, "--data", f"{self.folder}/tokens/valid*.bin", "--json"]
+        text, loss = self.trireme_stdout(*sample), json.loads(self.trireme_stdout(*score))["loss"]
+        self.assertEqual(len(text), len("The oars") + 40 + 1)
+        for layout in (["--tensor", 2], ["--tensor", 3], ["--pipeline", 2], ["--tensor", 2, "--pipeline", 2]):
+            ranks = math.prod(layout[1::2])
+            self.assertEqual(self.on_ranks(ranks, *sample, *layout), text, layout)
+            found = json.loads(self.on_ranks(ranks, *score, *layout))
+            self.assertAlmostEqual(found["loss"], loss, delta=1e-5 * loss, msg=layout)
+        self.assertAlmostEqual(json.loads(self.on_ranks(2, *score))["loss"], loss, delta=1e-5 * loss, msg="data 2")
+
+    def test_plan_shows_what_each_rank_would_do(self):
+        config = self.make_config(model=MODEL, parallel={"pipeline": 2, "tensor": 2, "schedule": "zb-h1"})
+        shown = self.trireme_stdout("plan", config, "-n", 8, "--schedule", "--svg", self.folder / "plan.svg")
+        self.assertIn("data 2 x pipeline 2 x tensor 2", shown)
+        self.assertEqual(len(re.findall(r"(?m)^ +\d+ .*(embedding|classifier)", shown)), 8)
+        self.assertRegex(shown, r"idle +\d+\.\d%")
+        self.assertIn("<svg", (self.folder / "plan.svg").read_text(encoding="utf-8"))
+
+    def test_layouts_that_cannot_work_say_which_would(self):
+        cases = [
+            ({"tensor": 4}, 4, "set parallel.tensor to 3 or less"),
+            ({"pipeline": 2, "stages": [1, 2]}, 2, "4"),
+            ({"pipeline": 7}, 7, "6"),
+            ({"context": 3}, 3, "parallel.context"),
+            ({"tensor": 2, "pipeline": 2}, 6, "launch 4 or 8 ranks"),
+            ({"pipeline": 2, "schedule": "1f1"}, 2, "1f1b"),
+            ({"pipeline": 2, "schedule": "zb-h1", "chunks": 2}, 2, "parallel.chunks"),
+        ]
+        for parallel, ranks, expected in cases:
+            config = self.make_config(model=MODEL, parallel={"tensor": 1, "pipeline": 1, "context": 1, "stages": [], "schedule": "1f1b",
+                                                             "chunks": 0, **parallel})
+            self.assertIn(expected, self.trireme("plan", config, "-n", ranks, status=2), parallel)
+
+
+if __name__ == "__main__":
+    unittest.main()
