@@ -1,13 +1,17 @@
 // Ring attention on ranks that are threads against attention() of whole samples: outputs and gradients, the same bits
-// each time, and the input pass apart from the weight pass.
+// each time, with the passes apart, and on a device that works on its own time.
 #include "parallel/ring_attention.h"
 
 #include <gmock/gmock.h>
 
 #include "comm/local/local_world.h"
+#include "comm/staged_group.h"
+#include "core/ops/attention_block.h"
+#include "core/ops/elementwise.h"
 #include "core/tape.h"
 #include "parallel/context_chunks.h"
 #include "tests/core/op_table.h"
+#include "tests/parallel/queued_kernels.h"
 
 namespace trireme {
 namespace {
@@ -24,7 +28,7 @@ std::string describe(const Case& c) {
          (s.causal ? "_causal" : "_bidirectional");
 }
 
-/// The rank's rows of `whole`, [B * T, width] -> [B * T / c, width]; with `put`, the other way.
+/// f(row of whole samples [B * T, width], row of the rank's part [B * T / c, width]) for all of the part.
 template <class F>
 void for_local_rows(const AttentionShape& whole, const ContextChunks& chunks, const F& f) {
   const int64_t local = chunks.local_tokens();
@@ -57,15 +61,18 @@ class RingAttentionTest : public testing::TestWithParam<Case> {
 
   /// Both passes over rows of `s`, by `attend`.
   template <class Attend>
-  Results run(const AttentionShape& s, DType dtype, Passes passes, const Values& x, const Values& dy, const Attend& attend) {
-    Engine engine(make_cpu_backend(1));
+  Results run(Engine& engine, const AttentionShape& s, DType dtype, Passes passes, const Values& x, const Values& dy,
+              const Attend& attend) {
     Context plain = engine.context(), ctx = plain;
     const auto tensor = [&](const Values& values, int64_t width) {
       return cast(plain, plain.from_host<float>(values, {s.batch * s.tokens, width}), dtype);
     };
     const auto values = [&](const Tensor& t) {
       const Tensor f = cast(plain, t.detach(), DType::f32);
-      return Values(f.span<float>().begin(), f.span<float>().end());
+      Values host(static_cast<size_t>(f.numel()));
+      plain.backend->copy(host.data(), f.raw(), f.bytes(), *plain.stream);
+      plain.stream->synchronize();
+      return host;
     };
     Tape tape;
     ctx.tape = &tape;
@@ -82,22 +89,42 @@ class RingAttentionTest : public testing::TestWithParam<Case> {
   }
 
   Results on_one_rank(DType dtype) {
-    return run(shape, dtype, Passes::together, qkv, d_out,
+    Engine engine(make_cpu_backend(1));
+    return run(engine, shape, dtype, Passes::together, qkv, d_out,
                [&](Context& ctx, const Tensor& x) { return attention(ctx, x, shape); });
   }
 
   Results on_a_ring(DType dtype, Passes passes = Passes::together) {
+    return on_a_ring_with([&](Group& ring, const auto& body) {
+      Engine engine(make_cpu_backend(1));
+      body(engine, ring);
+    }, dtype, passes);
+  }
+  Results on_a_ring_of_devices(DType dtype) {
+    return on_a_ring_with([&](Group& host, const auto& body) {
+      Engine engine(make_fake_device<AddKernel, CastKernel, CopyColumnsKernel, AttentionBlockForwardKernel,
+                                     AttentionMergeKernel, AttentionBlockBackwardKernel>(host.rank()));
+      body(engine, *comm::StagedGroup::make(host.duplicate("ring"), engine.backend()));
+    }, dtype, Passes::together);
+  }
+
+ private:
+  /// `with_rank(host, body)` calls body(engine, ring) for one rank.
+  template <class WithRank>
+  Results on_a_ring_with(const WithRank& with_rank, DType dtype, Passes passes) {
     Results whole{Values(d_out.size(), NAN), Values(qkv.size(), NAN)};
-    LocalWorld(GetParam().ranks).run([&](Group& ring) {
-      ASSERT_EQ(ring.size(), GetParam().ranks);
-      const ContextChunks chunks{shape.tokens, ring.size(), ring.rank()};
-      AttentionShape local = shape;
-      local.tokens = chunks.local_tokens();
-      const Results mine = run(local, dtype, passes, take_rows(qkv, shape.qkv_width(), shape, chunks),
-                               take_rows(d_out, out_width, shape, chunks),
-                               [&](Context& ctx, const Tensor& x) { return ring_attention(ctx, x, local, ring); });
-      put_rows(mine.out, out_width, shape, chunks, whole.out);  // ranks write to different rows
-      put_rows(mine.d_qkv, shape.qkv_width(), shape, chunks, whole.d_qkv);
+    LocalWorld(GetParam().ranks).run([&](Group& world) {
+      with_rank(world, [&](Engine& engine, Group& ring) {
+        ASSERT_EQ(ring.size(), GetParam().ranks);
+        const ContextChunks chunks{shape.tokens, ring.size(), ring.rank()};
+        AttentionShape local = shape;
+        local.tokens = chunks.local_tokens();
+        const Results mine = run(engine, local, dtype, passes, take_rows(qkv, shape.qkv_width(), shape, chunks),
+                                 take_rows(d_out, out_width, shape, chunks),
+                                 [&](Context& ctx, const Tensor& x) { return ring_attention(ctx, x, local, ring); });
+        put_rows(mine.out, out_width, shape, chunks, whole.out);  // ranks write to different rows
+        put_rows(mine.d_qkv, shape.qkv_width(), shape, chunks, whole.d_qkv);
+      });
     });
     return whole;
   }
@@ -124,6 +151,15 @@ TEST_P(RingAttentionTest, GivesTheSameBitsEachTimeAndWithThePassesApart) {
     EXPECT_EQ(first.d_qkv, again.d_qkv);
     EXPECT_EQ(first.out, apart.out);
     EXPECT_EQ(first.d_qkv, apart.d_qkv);
+  }
+}
+
+TEST_P(RingAttentionTest, GivesTheSameBitsOnADeviceThatWorksOnItsOwnTime) {
+  if (GetParam().ranks == 1) return;  // attention(), without a ring
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Results on_host = on_a_ring(dtype), on_device = on_a_ring_of_devices(dtype);
+    EXPECT_EQ(on_host.out, on_device.out);
+    EXPECT_EQ(on_host.d_qkv, on_device.d_qkv);
   }
 }
 
