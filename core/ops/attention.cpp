@@ -8,22 +8,6 @@ namespace {
 
 constexpr int64_t kMaxHeadDim = 256;
 
-void check_shape(const Tensor& qkv, const AttentionShape& s) {
-  if (s.kv_heads < 1 || s.heads % s.kv_heads != 0)
-    throw ConfigError(
-        fmt::format("attention: {} query heads are not a multiple of {} key-value heads; choose a number "
-                    "of key-value heads that divides the number of heads",
-                    s.heads, s.kv_heads));
-  if (s.head_dim < 1 || s.head_dim > kMaxHeadDim)
-    throw ConfigError(
-        fmt::format("attention: heads of 1 to {} elements are supported, got {}; change the number of "
-                    "heads or the model's width",
-                    kMaxHeadDim, s.head_dim));
-  TRIREME_ASSERT(qkv.shape() == Shape({s.batch * s.tokens, s.qkv_width()}),
-                 fmt::format("attention: qkv is {}, but {} samples of {} tokens, {} + 2 * {} heads of {}",
-                             to_string(qkv.shape()), s.batch, s.tokens, s.heads, s.kv_heads, s.head_dim));
-}
-
 class AttentionOp : public Op {
  public:
   explicit AttentionOp(const AttentionShape& shape) : shape_(shape) {}
@@ -51,13 +35,29 @@ class AttentionOp : public Op {
 
 }  // namespace
 
+void check_attention_shape(const Tensor& qkv, const AttentionShape& s) {
+  if (s.kv_heads < 1 || s.heads % s.kv_heads != 0)
+    throw ConfigError(
+        fmt::format("attention: {} query heads are not a multiple of {} key-value heads; choose a number "
+                    "of key-value heads that divides the number of heads",
+                    s.heads, s.kv_heads));
+  if (s.head_dim < 1 || s.head_dim > kMaxHeadDim)
+    throw ConfigError(
+        fmt::format("attention: heads of 1 to {} elements are supported, got {}; change the number of "
+                    "heads or the model's width",
+                    kMaxHeadDim, s.head_dim));
+  TRIREME_ASSERT(qkv.shape() == Shape({s.batch * s.tokens, s.qkv_width()}),
+                 fmt::format("attention: qkv is {}, but {} samples of {} tokens, {} + 2 * {} heads of {}",
+                             to_string(qkv.shape()), s.batch, s.tokens, s.heads, s.kv_heads, s.head_dim));
+}
+
 Tensor attention(Context& ctx, const Tensor& qkv, const AttentionShape& shape) {
-  check_shape(qkv, shape);
+  check_attention_shape(qkv, shape);
   return apply(ctx, std::make_shared<AttentionOp>(shape), {qkv})[0];
 }
 
 Tensor attention_cached(Context& ctx, const Tensor& qkv, const AttentionShape& shape, KvCache& cache) {
-  check_shape(qkv, shape);
+  check_attention_shape(qkv, shape);
   TRIREME_ASSERT(shape.causal,
                  "attention_cached: later tokens are not in the cache, so attention must be causal");
   const int64_t capacity = cache.keys.dim(1);

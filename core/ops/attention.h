@@ -38,6 +38,9 @@ struct AttentionCachedKernel {
                   Tensor& out);
 };
 
+/// ConfigError when there is no attention with such heads; an assert when qkv does not have that shape.
+void check_attention_shape(const Tensor& qkv, const AttentionShape& shape);
+
 /// qkv [B*T, (H + 2K) * D], each row q's heads, then k's, then v's -> [B*T, H * D].
 Tensor attention(Context& ctx, const Tensor& qkv, const AttentionShape& shape);
 

@@ -21,6 +21,10 @@ struct ScaleKernel {
 struct CastKernel {
   using Fn = void(Context&, const Tensor& x, Tensor& out);
 };
+/// to[:, to_column + i] = from[:, from_column + i] for i < count, in `to`'s type. Matrices of as many rows, of f32, bf16 or f16.
+struct CopyColumnsKernel {
+  using Fn = void(Context&, const Tensor& from, int64_t from_column, int64_t count, Tensor& to, int64_t to_column);
+};
 /// out[0] += sum of x^2 ; out[1] += number of elements that are not finite. x of any float type, out f32 [2].
 struct SumSquaresKernel {
   using Fn = void(Context&, const Tensor& x, Tensor& out);

@@ -7,6 +7,7 @@
 #include "core/ops/layer_norm.h"
 #include "core/ops/linear.h"
 #include "core/ops/mlp.h"
+#include "tests/core/attention_in_blocks.h"
 
 namespace trireme {
 namespace {
@@ -179,11 +180,20 @@ std::vector<OpRow> attention_rows() {
                    return Tensors{attention(ctx, x[0], shape)};
                  }};
   };
+  const auto in_blocks = [](const char* name, AttentionShape shape, int64_t cut) {
+    const Shape qkv{shape.batch * shape.tokens, shape.qkv_width()};
+    return OpRow{name, {qkv}, {}, [shape, cut](Context& ctx, Inputs x, Parameters) {
+                   return Tensors{attention_in_blocks(ctx, x[0], shape, cut)};
+                 }};
+  };
   return {
       row("attention_causal", {.batch = 2, .tokens = 37, .heads = 3, .kv_heads = 3, .head_dim = 19}),
       row("attention_of_all_tokens",
           {.batch = 2, .tokens = 70, .heads = 2, .kv_heads = 2, .head_dim = 33, .causal = false}),
       row("attention_grouped", {.batch = 1, .tokens = 67, .heads = 6, .kv_heads = 2, .head_dim = 16}),
+      in_blocks("attention_in_blocks", {.batch = 2, .tokens = 71, .heads = 4, .kv_heads = 2, .head_dim = 19}, 30),
+      in_blocks("attention_of_all_tokens_in_blocks",
+                {.batch = 2, .tokens = 70, .heads = 2, .kv_heads = 2, .head_dim = 40, .causal = false}, 67),
   };
 }
 

@@ -7,6 +7,7 @@ namespace trireme::cpu {
 void add_attention_kernels(Backend& backend) {
   add_attention_forward(backend);
   add_attention_backward(backend);
+  add_attention_block(backend);
   add_attention_decode(backend);
 }
 

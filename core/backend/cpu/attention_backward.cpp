@@ -3,6 +3,8 @@
 // that share it, so that dk and dv are sums of one thread; where there are too few heads for the threads, a
 // task is a part of those queries, and the parts' sums are added in order. The same number of threads gives
 // the same bits each time; another number may split otherwise, and differ by rounding.
+#include "core/backend/cpu/attention_backward.h"
+
 #include <omp.h>
 
 #include <cmath>
@@ -54,30 +56,14 @@ struct BackwardScratch {
   int64_t num_floats;
 };
 
-template <class T>
-struct BackwardOperands {
-  const T* qkv;
-  const T* out;
-  const float* lse;
-  const T* d_out;
-  T* d_qkv;
-  AttentionShape shape;
+int64_t num_blocks(int64_t num_queries) {
+  return (num_queries + kQueryBlock - 1) / kQueryBlock;
+}
 
-  float factor() const { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim))); }
-  int64_t num_blocks() const { return (shape.tokens + kQueryBlock - 1) / kQueryBlock; }
-  int64_t key_head(int64_t g) const { return shape.heads + g; }
-  int64_t value_head(int64_t g) const { return shape.heads + shape.kv_heads + g; }
-  /// Head `index` of the packed rows, counting q's, then k's, then v's.
-  template <class U>
-  HeadRows<U> packed(U* data, int64_t b, int64_t index) const {
-    const int64_t stride = shape.qkv_width();
-    return {data + b * shape.tokens * stride + index * shape.head_dim, stride, shape.head_dim};
-  }
-  HeadRows<const T> output(const T* data, int64_t b, int64_t h) const {
-    const int64_t stride = shape.heads * shape.head_dim;
-    return {data + b * shape.tokens * stride + h * shape.head_dim, stride, shape.head_dim};
-  }
-};
+/// Of scores: 1 / sqrt(D).
+float scale_of(int64_t head_dim) {
+  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
+}
 
 /// A block of queries: what a tile of keys meets. Rows behind its end are zero, and get zero gradients.
 struct QueryBlock {
@@ -86,17 +72,15 @@ struct QueryBlock {
 };
 
 /// Loads queries [begin, begin + count) of head `h`, and fills their transposes, lse and delta.
-template <class T>
-QueryBlock load_queries(const BackwardOperands<T>& x, int64_t b, int64_t h, int64_t begin, int64_t count,
+template <class Operands>
+QueryBlock load_queries(const Operands& x, int64_t b, int64_t h, int64_t begin, int64_t count,
                         const BackwardScratch& s) {
-  const AttentionShape& shape = x.shape;
-  const int64_t width = round_up(shape.head_dim, kLanes);
-  const auto tile = [&](HeadRows<const T> rows, Tile scratch) {
-    return as_tile(rows.from(begin), count, kQueryBlock, width, scratch);
+  const int64_t width = round_up(x.head_dim, kLanes);
+  const auto tile = [&](const auto& heads, Tile scratch) {
+    return as_tile(heads.rows(b, h).from(begin), count, kQueryBlock, width, scratch);
   };
-  const Tile queries = tile(x.packed(x.qkv, b, h), s.queries);
-  const Tile d_out = tile(x.output(x.d_out, b, h), s.d_out), out = tile(x.output(x.out, b, h), s.out);
-  transpose(queries, kQueryBlock, width, score_factor(shape.head_dim), s.queries_t);
+  const Tile queries = tile(x.queries, s.queries), d_out = tile(x.d_out, s.d_out), out = tile(x.out, s.out);
+  transpose(queries, kQueryBlock, width, score_factor(x.head_dim), s.queries_t);
   transpose(d_out, kQueryBlock, width, 1.0f, s.d_out_t);
   for (int64_t i = 0; i < kQueryBlock; ++i) {
     Vec products{};
@@ -104,7 +88,7 @@ QueryBlock load_queries(const BackwardOperands<T>& x, int64_t b, int64_t h, int6
     s.delta.data[i] = sum(products);
   }
   std::fill_n(s.lse.data, kQueryBlock, 0.0f);
-  std::copy_n(x.lse + (b * shape.heads + h) * shape.tokens + begin, count, s.lse.data);
+  std::copy_n(x.lse + (b * x.heads + h) * x.lse_stride + begin, count, s.lse.data);
   return {queries, d_out, begin};
 }
 
@@ -144,39 +128,38 @@ void backward_tile(const QueryBlock& block, Tile keys, Tile values, int64_t key,
   }
 }
 
-/// One task: every `num_parts`-th block of the queries that share key-value head `g` of sample `b`. Writes
+/// One task: every `num_parts`-th block of the queries that share key-value head `g` of sample `b`. Stores
 /// their dq, and leaves what they add to dk and dv in `sums`.
-template <class T>
-void backward_part(const BackwardOperands<T>& x, int64_t b, int64_t g, int64_t part, int64_t num_parts,
-                   const BackwardScratch& s, const KeyGradients& sums) {
-  const AttentionShape& shape = x.shape;
-  const int64_t tokens = shape.tokens, width = round_up(shape.head_dim, kLanes);
-  const int64_t group = shape.heads / shape.kv_heads, num_blocks = x.num_blocks();
-  const HeadRows<const T> keys = x.packed(x.qkv, b, x.key_head(g)),
-                          values = x.packed(x.qkv, b, x.value_head(g));
-  fill_zero(sums.keys, round_up(tokens, kRowBlock), width);
-  fill_zero(sums.values, round_up(tokens, kRowBlock), width);
-  for (int64_t i = part; i < group * num_blocks; i += num_parts) {
-    const int64_t h = g * group + i / num_blocks, begin = i % num_blocks * kQueryBlock;
-    const int64_t count = std::min(kQueryBlock, tokens - begin);
+template <class T, class Grad, Result kResult>
+void backward_part(const AttentionGradients<T, Grad, kResult>& x, int64_t b, int64_t g, int64_t part,
+                   int64_t num_parts, const BackwardScratch& s, const KeyGradients& sums) {
+  const int64_t width = round_up(x.head_dim, kLanes), padded_keys = round_up(x.num_keys, kRowBlock);
+  const int64_t group = x.heads / x.kv_heads, blocks = num_blocks(x.num_queries);
+  const HeadRows<const T> keys = x.keys.rows(b, g), values = x.values.rows(b, g);
+  fill_zero(sums.keys, padded_keys, width);
+  fill_zero(sums.values, padded_keys, width);
+  for (int64_t i = part; i < group * blocks; i += num_parts) {
+    const int64_t h = g * group + i / blocks, begin = i % blocks * kQueryBlock;
+    const int64_t count = std::min(kQueryBlock, x.num_queries - begin);
     const QueryBlock block = load_queries(x, b, h, begin, count, s);
     fill_zero(s.d_queries_t, width, kQueryBlock);
-    const int64_t keys_end = shape.causal ? begin + count : tokens;
+    const int64_t keys_end = x.causal ? begin + count : x.num_keys;
     for (int64_t key = 0; key < keys_end; key += kKeyTile) {
       const int64_t num_keys = std::min(kKeyTile, keys_end - key), padded = round_up(num_keys, kRowBlock);
       const Tile key_tile = as_tile(keys.from(key), num_keys, padded, width, s.keys);
       const Tile value_tile = as_tile(values.from(key), num_keys, padded, width, s.values);
-      backward_tile(block, key_tile, value_tile, key, num_keys, width, shape.causal, s, sums);
+      backward_tile(block, key_tile, value_tile, key, num_keys, width, x.causal, s, sums);
     }
-    transpose(s.d_queries_t, width, kQueryBlock, x.factor(), s.queries);
-    unpack_rows(s.queries, count, 1.0f, x.packed(x.d_qkv, b, h).from(begin));
+    transpose(s.d_queries_t, width, kQueryBlock, scale_of(x.head_dim), s.queries);
+    unpack_rows<kResult>(s.queries, count, 1.0f, x.d_queries.rows(b, h).from(begin));
   }
 }
 
-template <class T>
-void store_key_gradients(const BackwardOperands<T>& x, int64_t b, int64_t g, const KeyGradients& sums) {
-  unpack_rows(sums.keys, x.shape.tokens, x.factor(), x.packed(x.d_qkv, b, x.key_head(g)));
-  unpack_rows(sums.values, x.shape.tokens, 1.0f, x.packed(x.d_qkv, b, x.value_head(g)));
+template <class T, class Grad, Result kResult>
+void store_key_gradients(const AttentionGradients<T, Grad, kResult>& x, int64_t b, int64_t g,
+                         const KeyGradients& sums) {
+  unpack_rows<kResult>(sums.keys, x.num_keys, scale_of(x.head_dim), x.d_keys.rows(b, g));
+  unpack_rows<kResult>(sums.values, x.num_keys, 1.0f, x.d_values.rows(b, g));
 }
 
 /// Into how many tasks a head is split: one where that keeps the threads busy, as then nothing is left to
@@ -186,20 +169,54 @@ int64_t choose_num_parts(int64_t num_heads, int64_t num_blocks, int64_t num_thre
   return std::min(num_blocks, (4 * num_threads + num_heads - 1) / num_heads);
 }
 
-template <class T>
-void backward_heads(Context& ctx, const BackwardOperands<T>& x) {
-  const int64_t tokens = x.shape.tokens, kv_heads = x.shape.kv_heads, num_heads = x.shape.batch * kv_heads;
-  const int64_t width = round_up(x.shape.head_dim, kLanes);
+void attention_backward(Context& ctx, const Tensor& qkv, const Tensor& out, const Tensor& lse,
+                        const Tensor& d_out, const AttentionShape& s, Tensor& d_qkv) {
+  dispatch_compute("attention", qkv.dtype(), [&]<class T>(T) {
+    const auto packed = [&](auto* data, int64_t head) {
+      return Heads{data + head * s.head_dim, s.tokens * s.qkv_width(), s.qkv_width(), s.head_dim};
+    };
+    const auto output = [&](const T* data) {
+      const int64_t stride = s.heads * s.head_dim;
+      return Heads{data, s.tokens * stride, stride, s.head_dim};
+    };
+    const T* data = qkv.data<T>();
+    T* d_data = d_qkv.data<T>();
+    const int64_t key = s.heads, value = s.heads + s.kv_heads;
+    attend_backward(ctx, AttentionGradients<T>{.queries = packed(data, 0),
+                                               .keys = packed(data, key),
+                                               .values = packed(data, value),
+                                               .out = output(out.data<T>()),
+                                               .d_out = output(d_out.data<T>()),
+                                               .d_queries = packed(d_data, 0),
+                                               .d_keys = packed(d_data, key),
+                                               .d_values = packed(d_data, value),
+                                               .lse = lse.data<float>(),
+                                               .lse_stride = s.tokens,
+                                               .batch = s.batch,
+                                               .heads = s.heads,
+                                               .kv_heads = s.kv_heads,
+                                               .head_dim = s.head_dim,
+                                               .num_queries = s.tokens,
+                                               .num_keys = s.tokens,
+                                               .causal = s.causal});
+  });
+}
+
+}  // namespace
+
+template <class T, class Grad, Result kResult>
+void attend_backward(Context& ctx, const AttentionGradients<T, Grad, kResult>& x) {
+  const int64_t kv_heads = x.kv_heads, num_heads = x.batch * kv_heads, width = round_up(x.head_dim, kLanes);
   const int num_threads = ctx.backend->num_threads();
   const int64_t num_parts =
-      choose_num_parts(num_heads, x.shape.heads / kv_heads * x.num_blocks(), num_threads);
+      choose_num_parts(num_heads, x.heads / kv_heads * num_blocks(x.num_queries), num_threads);
   const int64_t num_sums = num_parts == 1 ? num_threads : num_heads * num_parts;
-  const int64_t sum_floats = KeyGradients(ScratchCarver(), width, tokens).num_floats;
+  const int64_t sum_floats = KeyGradients(ScratchCarver(), width, x.num_keys).num_floats;
   const int64_t scratch_floats = BackwardScratch(ScratchCarver(), width).num_floats;
   const Tensor sums = ctx.empty({num_sums, sum_floats}, DType::f32, MemoryClass::workspace);
   const Tensor scratch = ctx.empty({num_threads, scratch_floats}, DType::f32, MemoryClass::workspace);
   const auto sums_at = [&, data = sums.data<float>()](int64_t i) {
-    return KeyGradients(ScratchCarver(data + i * sum_floats), width, tokens);
+    return KeyGradients(ScratchCarver(data + i * sum_floats), width, x.num_keys);
   };
   float* scratch_data = scratch.data<float>();
 #pragma omp parallel for schedule(dynamic) num_threads(num_threads)
@@ -223,19 +240,8 @@ void backward_heads(Context& ctx, const BackwardOperands<T>& x) {
   }
 }
 
-void attention_backward(Context& ctx, const Tensor& qkv, const Tensor& out, const Tensor& lse,
-                        const Tensor& d_out, const AttentionShape& shape, Tensor& d_qkv) {
-  dispatch_compute("attention", qkv.dtype(), [&]<class T>(T) {
-    backward_heads<T>(ctx, {.qkv = qkv.data<T>(),
-                            .out = out.data<T>(),
-                            .lse = lse.data<float>(),
-                            .d_out = d_out.data<T>(),
-                            .d_qkv = d_qkv.data<T>(),
-                            .shape = shape});
-  });
-}
-
-}  // namespace
+template void attend_backward(Context&, const AttentionGradients<float, float, Result::add>&);
+template void attend_backward(Context&, const AttentionGradients<bf16, float, Result::add>&);
 
 void add_attention_backward(Backend& backend) {
   backend.add_kernel<AttentionBackwardKernel>(&attention_backward);

@@ -63,12 +63,12 @@ void online_softmax(const ForwardScratch& s, int64_t rows, int64_t column, int64
 }
 
 /// Divides out_t by the sums and writes it, and the log-sum-exp, for the queries of attend_block().
-template <class T>
-void store_block(const AttentionOperands<T>& x, int64_t b, int64_t h, int64_t begin, int64_t count,
+template <class T, class Out>
+void store_block(const AttentionOperands<T, Out>& x, int64_t b, int64_t h, int64_t begin, int64_t count,
                  const ForwardScratch& s) {
   transpose(s.out_t, round_up(x.head_dim, kLanes), round_up(count, kColumnBlock), 1.0f, s.rows);
   const int64_t stride = x.heads * x.head_dim;
-  const HeadRows<T> out{x.out + (b * x.num_queries + begin) * stride + h * x.head_dim, stride, x.head_dim};
+  const HeadRows<Out> out{x.out + (b * x.num_queries + begin) * stride + h * x.head_dim, stride, x.head_dim};
   for (int64_t i = 0; i < count; ++i) unpack_rows(s.rows.at(i, 0), 1, 1.0f / s.sums.data[i], out.from(i));
   if (!x.lse) return;
   float* lse = x.lse + (b * x.heads + h) * x.num_queries + begin;
@@ -76,8 +76,8 @@ void store_block(const AttentionOperands<T>& x, int64_t b, int64_t h, int64_t be
 }
 
 /// Queries [begin, begin + count) of head `h` of sample `b`.
-template <class T>
-void attend_block(const AttentionOperands<T>& x, int64_t b, int64_t h, int64_t begin, int64_t count,
+template <class T, class Out>
+void attend_block(const AttentionOperands<T, Out>& x, int64_t b, int64_t h, int64_t begin, int64_t count,
                   const ForwardScratch& s) {
   const int64_t dim = x.head_dim, width = round_up(dim, kLanes), columns = round_up(count, kColumnBlock);
   const int64_t kv_offset = b * x.key_batch_stride + h / (x.heads / x.kv_heads) * dim;
@@ -122,7 +122,7 @@ void attention_forward(Context& ctx, const Tensor& qkv, const AttentionShape& sh
   dispatch_compute("attention", qkv.dtype(), [&]<class T>(T) {
     const T* data = qkv.data<T>();
     const int64_t stride = shape.qkv_width();
-    attend<T>(ctx, {.queries = data,
+    attend<T, T>(ctx, {.queries = data,
                     .query_batch_stride = shape.tokens * stride,
                     .query_stride = stride,
                     .keys = data + shape.heads * shape.head_dim,
@@ -143,8 +143,8 @@ void attention_forward(Context& ctx, const Tensor& qkv, const AttentionShape& sh
 
 }  // namespace
 
-template <class T>
-void attend(Context& ctx, const AttentionOperands<T>& x) {
+template <class T, class Out>
+void attend(Context& ctx, const AttentionOperands<T, Out>& x) {
   const int64_t num_blocks = (x.num_queries + kQueryBlock - 1) / kQueryBlock;
   const int64_t num_tasks = x.batch * x.heads * num_blocks;
   const int64_t width = round_up(x.head_dim, kLanes);
@@ -162,8 +162,9 @@ void attend(Context& ctx, const AttentionOperands<T>& x) {
   }
 }
 
-template void attend<float>(Context&, const AttentionOperands<float>&);
-template void attend<bf16>(Context&, const AttentionOperands<bf16>&);
+template void attend(Context&, const AttentionOperands<float>&);
+template void attend(Context&, const AttentionOperands<bf16>&);
+template void attend(Context&, const AttentionOperands<bf16, float>&);
 
 void add_attention_forward(Backend& backend) {
   backend.add_kernel<AttentionForwardKernel>(&attention_forward);

@@ -43,6 +43,18 @@ struct HeadRows {
   T* row(int64_t token) const { return data + token * stride; }
 };
 
+/// Where the heads of a tensor's tokens lie: `width` elements each, side by side. Strides count elements.
+template <class T>
+struct Heads {
+  T* data = nullptr;
+  int64_t batch_stride = 0, stride = 0;  // from sample to sample, and from token to token
+  int64_t width = 0;
+
+  HeadRows<T> rows(int64_t b, int64_t head) const {
+    return {data + b * batch_stride + head * width, stride, width};
+  }
+};
+
 /// to[i] = from[i] for `count` rows; the rest of `to`, up to padded_count x padded_width, becomes zero.
 template <class T>
 void pack_rows(HeadRows<const T> from, int64_t count, int64_t padded_count, int64_t padded_width, Tile to) {
@@ -77,15 +89,20 @@ void prefetch_rows(HeadRows<const T> rows, int64_t begin, int64_t end) {
     for (int64_t d = 0; d < rows.width; d += kCacheLine) __builtin_prefetch(rows.row(i) + d, 0, 2);
 }
 
-/// to[i] = factor * from[i] for `count` rows.
-template <class T>
+enum class Result : bool { write, add };
+
+/// to[i] = or += factor * from[i] for `count` rows.
+template <Result kResult = Result::write, class T>
 void unpack_rows(Tile from, int64_t count, float factor, HeadRows<T> to) {
+  constexpr bool kAdd = kResult == Result::add;
   for (int64_t i = 0; i < count; ++i) {
     const float* x = from.row(i);
     T* y = to.row(i);
     int64_t d = 0;
-    for (; d + kLanes <= to.width; d += kLanes) store(y + d, load(x + d) * factor);
-    for (; d < to.width; ++d) y[d] = static_cast<T>(x[d] * factor);
+    for (; d + kLanes <= to.width; d += kLanes)
+      store(y + d, kAdd ? load(y + d) + load(x + d) * factor : load(x + d) * factor);
+    for (; d < to.width; ++d)
+      y[d] = static_cast<T>(kAdd ? static_cast<float>(y[d]) + x[d] * factor : x[d] * factor);
   }
 }
 
@@ -101,7 +118,6 @@ inline void transpose(Tile from, int64_t rows, int64_t columns, float factor, Ti
 }
 
 enum class Left : bool { plain, transposed };
-enum class Result : bool { write, add };
 
 /// One block in registers: c[kRowBlock, kVectors * kLanes] = or += a b, a being [kRowBlock, depth], or its
 /// transpose when kLeft says so.

@@ -59,6 +59,23 @@ void cast_kernel(Context& ctx, const Tensor& x, Tensor& out) {
   });
 }
 
+void copy_columns_kernel(Context& ctx, const Tensor& from, int64_t from_column, int64_t count, Tensor& to,
+                  int64_t to_column) {
+  const int64_t from_stride = from.dim(1), to_stride = to.dim(1);
+  dispatch_float("copy of columns", from.dtype(), [&](auto from_type) {
+    dispatch_float("copy of columns", to.dtype(), [&](auto to_type) {
+      const auto* px = from.data<decltype(from_type)>() + from_column;
+      auto* py = to.data<decltype(to_type)>() + to_column;
+      for_rows(ctx, from.dim(0), count, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row)
+#pragma omp simd
+          for (int64_t i = 0; i < count; ++i)
+            assign(py[row * to_stride + i], static_cast<float>(px[row * from_stride + i]));
+      });
+    });
+  });
+}
+
 struct SquareSum {
   double sum = 0.0;
   int64_t not_finite = 0;
@@ -163,6 +180,7 @@ void add_elementwise_kernels(Backend& backend) {
   backend.add_kernel<FillKernel>(&fill_kernel);
   backend.add_kernel<ScaleKernel>(&scale_kernel);
   backend.add_kernel<CastKernel>(&cast_kernel);
+  backend.add_kernel<CopyColumnsKernel>(&copy_columns_kernel);
   backend.add_kernel<SumSquaresKernel>(&sum_squares_kernel);
   backend.add_kernel<DropoutKernel>(&dropout_kernel);
 }

@@ -27,6 +27,7 @@ void add_attention_kernels(Backend& backend, bool deterministic) {
   backend.state<CudnnAttention>().options.deterministic = deterministic;
   backend.add_kernel<AttentionForwardKernel>(&attention_forward);
   backend.add_kernel<AttentionBackwardKernel>(&attention_backward);
+  add_attention_block(backend);
   add_attention_decode(backend);
 }
 

@@ -9,13 +9,13 @@
 namespace trireme::cuda {
 namespace {
 
-template <class T>
+template <class T, class Out>
 struct ForwardOperands {
   const T* queries;
-  int64_t query_stride;  // elements from token to token; samples follow one another
+  int64_t query_batch_stride, query_stride;  // elements from sample to sample, and from token to token
   const T *keys, *values;
   int64_t key_batch_stride, key_stride;
-  T* out;      // [B, num_queries, H, D]
+  Out* out;    // [B, num_queries, H, D]
   float* lse;  // [B, H, num_queries], natural; may be null
   int heads, kv_heads, head_dim;
   int num_queries, num_keys, first_position;  // the position of query 0 among the keys
@@ -23,7 +23,7 @@ struct ForwardOperands {
   float factor;
 
   __device__ HeadRows<const T> query_rows(int64_t b, int h) const {
-    return {queries + b * num_queries * query_stride + h * head_dim, query_stride, head_dim, packed};
+    return {queries + b * query_batch_stride + h * head_dim, query_stride, head_dim, packed};
   }
   __device__ HeadRows<const T> key_rows(const T* data, int64_t b, int h) const {
     return {data + b * key_batch_stride + h / (heads / kv_heads) * head_dim, key_stride, head_dim, packed};
@@ -59,9 +59,9 @@ struct Softmax {
   }
 };
 
-template <class T, int kDim>
+template <class T, class Out, int kDim>
 __global__ void __launch_bounds__(kFlashThreads)
-    forward_kernel(ForwardOperands<T> x, int num_tiles, int64_t num_heads) {
+    forward_kernel(ForwardOperands<T, Out> x, int num_tiles, int64_t num_heads) {
   using Tile = FlashTile<kDim>;
   constexpr int kTile = Tile::kTile, kPatch = Tile::kPatch;
   extern __shared__ float4 shared4[];
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kFlashThreads)
   float inverse[kPatch];
 #pragma unroll
   for (int i = 0; i < kPatch; ++i) inverse[i] = 1.0f / softmax.sum[i];
-  sums.store(HeadRows<T>{x.out + (b * x.num_queries + first) * out_stride + h * x.head_dim, out_stride,
+  sums.store(HeadRows<Out>{x.out + (b * x.num_queries + first) * out_stride + h * x.head_dim, out_stride,
                          x.head_dim, x.packed},
              count, inverse);
   if (!x.lse || tx != 0) return;
@@ -120,14 +120,14 @@ __global__ void __launch_bounds__(kFlashThreads)
           (softmax.maximum[i] + log2f(softmax.sum[i])) * static_cast<float>(M_LN2);
 }
 
-template <class T>
-void run_forward(const Context& ctx, int64_t batch, const ForwardOperands<T>& x) {
+template <class T, class Out>
+void run_forward(const Context& ctx, int64_t batch, const ForwardOperands<T, Out>& x) {
   const int64_t num_heads = batch * x.heads;
   if (num_heads == 0 || x.num_queries == 0) return;
   dispatch_dim(x.head_dim, [&](auto dim) {
     constexpr int kDim = decltype(dim)::value;
     const int64_t num_tiles = ceil_div(x.num_queries, FlashTile<kDim>::kTile);
-    launch_flash("attention", ctx, &forward_kernel<T, kDim>, num_tiles * num_heads, FlashTile<kDim>::bytes(3),
+    launch_flash("attention", ctx, &forward_kernel<T, Out, kDim>, num_tiles * num_heads, FlashTile<kDim>::bytes(3),
                  x, static_cast<int>(num_tiles), num_heads);
   });
 }
@@ -139,8 +139,9 @@ void flash_forward(Context& ctx, const Tensor& qkv, const AttentionShape& s, Ten
     using T = decltype(type);
     const T* data = elements<T>(qkv);
     const int tokens = static_cast<int>(s.tokens), dim = static_cast<int>(s.head_dim);
-    run_forward<T>(ctx, s.batch,
+    run_forward<T, T>(ctx, s.batch,
                    {.queries = data,
+                    .query_batch_stride = s.tokens * s.qkv_width(),
                     .query_stride = s.qkv_width(),
                     .keys = data + s.heads * s.head_dim,
                     .values = data + (s.heads + s.kv_heads) * s.head_dim,
@@ -160,15 +161,47 @@ void flash_forward(Context& ctx, const Tensor& qkv, const AttentionShape& s, Ten
   });
 }
 
+void flash_forward_block(Context& ctx, const Tensor& qkv, const Tensor& kv, const AttentionBlock& block, Tensor& out,
+                         Tensor& lse) {
+  const AttentionShape& s = block.shape;
+  dispatch_float("attention of a block", qkv.dtype(), [&](auto type) {
+    using T = decltype(type);
+    const int64_t stride = s.qkv_width(), kv_stride = 2 * s.kv_heads * s.head_dim;
+    const T *queries = elements<T>(qkv) + block.queries.begin * stride,
+            *keys = elements<T>(kv) + block.keys.begin * kv_stride;
+    const int dim = static_cast<int>(s.head_dim);
+    run_forward<T, float>(ctx, s.batch,
+                          {.queries = queries,
+                           .query_batch_stride = s.tokens * stride,
+                           .query_stride = stride,
+                           .keys = keys,
+                           .values = keys + s.kv_heads * s.head_dim,
+                           .key_batch_stride = block.kv_tokens * kv_stride,
+                           .key_stride = kv_stride,
+                           .out = elements<float>(out),
+                           .lse = elements<float>(lse),
+                           .heads = static_cast<int>(s.heads),
+                           .kv_heads = static_cast<int>(s.kv_heads),
+                           .head_dim = dim,
+                           .num_queries = static_cast<int>(block.queries.size()),
+                           .num_keys = static_cast<int>(block.keys.size()),
+                           .first_position = 0,
+                           .causal = s.causal,
+                           .packed = dim % Pack<T>::kSize == 0 && is_aligned(queries) && is_aligned(keys),
+                           .factor = score_factor(s.head_dim)});
+  });
+}
+
 void flash_forward_cached(Context& ctx, const Tensor& qkv, const AttentionShape& s, const KvCache& cache,
                           Tensor& out) {
   dispatch_float("attention", qkv.dtype(), [&](auto type) {
     using T = decltype(type);
     const T *data = elements<T>(qkv), *keys = elements<T>(cache.keys), *values = elements<T>(cache.values);
     const int dim = static_cast<int>(s.head_dim);
-    run_forward<T>(
+    run_forward<T, T>(
         ctx, s.batch,
         {.queries = data,
+         .query_batch_stride = s.tokens * s.qkv_width(),
          .query_stride = s.qkv_width(),
          .keys = keys,
          .values = values,

@@ -44,6 +44,19 @@ struct HeadRows {
   __device__ HeadRows from(int row) const { return {data + row * stride, stride, dim, packed}; }
 };
 
+/// Where the heads of a tensor's tokens lie, side by side; strides count elements.
+template <class T>
+struct Heads {
+  T* data;
+  int64_t batch_stride, stride;  // from sample to sample, and from token to token
+  int dim;
+  bool packed;
+
+  __device__ HeadRows<T> rows(int64_t b, int head) const {
+    return {data + b * batch_stride + head * dim, stride, dim, packed};
+  }
+};
+
 /// The first `count` rows to shared memory; the rest of the tile becomes zero.
 template <int kDim, class T>
 __device__ void load_tile(HeadRows<const T> rows, int count, float* tile) {
@@ -129,8 +142,8 @@ struct RowSums {
         }
     }
   }
-  /// rows[...] = factors[i] * sums, for the first `count` rows.
-  template <class T>
+  /// rows[...] = or += factors[i] * sums, for the first `count` rows.
+  template <bool kAdd = false, class T>
   __device__ void store(HeadRows<T> rows, int count, const float (&factors)[Tile::kPatch]) const {
     const int tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
 #pragma unroll
@@ -142,7 +155,10 @@ struct RowSums {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int d = 4 * (tx + kSide * c) + e;
-          if (d < rows.dim) rows.data[row * rows.stride + d] = from_float<T>(factors[i] * v[i][c][e]);
+          if (d >= rows.dim) continue;
+          T& to = rows.data[row * rows.stride + d];
+          const float x = factors[i] * v[i][c][e];
+          to = from_float<T>(kAdd ? to_float(to) + x : x);
         }
     }
   }

@@ -10,27 +10,17 @@
 namespace trireme::cuda {
 namespace {
 
-template <class T>
+/// The gradients, of type Grad, are written, or added to if kAdd.
+template <class T, class Grad, bool kAdd>
 struct BackwardOperands {
-  const T *qkv, *d_out;
-  const float *lse, *delta;  // [B, H, T]; delta = sum of d_out * out
-  T* d_qkv;
-  int tokens, heads, kv_heads, head_dim;
-  bool causal, packed;
+  Heads<const T> queries, keys, values, d_out;
+  Heads<Grad> d_queries, d_keys, d_values;
+  const float *lse, *delta;  // of head h of sample b at (b * heads + h) * row_stride; delta = sum of d_out * out
+  int64_t row_stride;
+  int heads, kv_heads, head_dim;
+  int num_queries, num_keys;  // the same if causal
+  bool causal;
   float factor, scale;  // of scores to base 2, and 1 / sqrt(D)
-
-  __device__ int key_head(int g) const { return heads + g; }
-  __device__ int value_head(int g) const { return heads + kv_heads + g; }
-  /// Head `index` of the packed rows, counting q's, then k's, then v's.
-  template <class U>
-  __device__ HeadRows<U> packed_rows(U* data, int64_t b, int index) const {
-    const int64_t stride = int64_t{heads + 2 * kv_heads} * head_dim;
-    return {data + b * tokens * stride + index * head_dim, stride, head_dim, packed};
-  }
-  __device__ HeadRows<const T> out_rows(const T* data, int64_t b, int h) const {
-    const int64_t stride = int64_t{heads} * head_dim;
-    return {data + b * tokens * stride + h * head_dim, stride, head_dim, packed};
-  }
 };
 
 /// delta[b, h, t] = sum over d of d_out * out; a warp a row.
@@ -57,9 +47,9 @@ __device__ inline void softmax_backward(bool visible, float factor, float lse2, 
   s = p;
 }
 
-template <class T, int kDim>
+template <class T, class Grad, bool kAdd, int kDim>
 __global__ void __launch_bounds__(kFlashThreads)
-    key_gradient_kernel(BackwardOperands<T> x, int64_t num_heads) {
+    key_gradient_kernel(BackwardOperands<T, Grad, kAdd> x, int64_t num_heads) {
   using Tile = FlashTile<kDim>;
   constexpr int kTile = Tile::kTile, kPatch = Tile::kPatch;
   extern __shared__ float4 shared4[];
@@ -69,20 +59,21 @@ __global__ void __launch_bounds__(kFlashThreads)
   const int tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
 
   // Under a causal mask the first tile is the most work; blocks start in order.
-  const int first = static_cast<int>(blockIdx.x / num_heads) * kTile, num_keys = min(kTile, x.tokens - first);
+  const int first = static_cast<int>(blockIdx.x / num_heads) * kTile, num_keys = min(kTile, x.num_keys - first);
   const int64_t head = blockIdx.x % num_heads, b = head / x.kv_heads;
   const int g = static_cast<int>(head % x.kv_heads), group = x.heads / x.kv_heads;
-  load_tile<kDim>(x.packed_rows(x.qkv, b, x.key_head(g)).from(first), num_keys, keys);
-  load_tile<kDim>(x.packed_rows(x.qkv, b, x.value_head(g)).from(first), num_keys, values);
+  load_tile<kDim>(x.keys.rows(b, g).from(first), num_keys, keys);
+  load_tile<kDim>(x.values.rows(b, g).from(first), num_keys, values);
 
   RowSums<kDim> d_keys, d_values;
   for (int h = g * group; h < (g + 1) * group; ++h) {
-    const float *lse = x.lse + (b * x.heads + h) * x.tokens, *delta = x.delta + (b * x.heads + h) * x.tokens;
-    for (int query = x.causal ? first : 0; query < x.tokens; query += kTile) {
-      const int num_queries = min(kTile, x.tokens - query);
+    const int64_t row = (b * x.heads + h) * x.row_stride;
+    const float *lse = x.lse + row, *delta = x.delta + row;
+    for (int query = x.causal ? first : 0; query < x.num_queries; query += kTile) {
+      const int num_queries = min(kTile, x.num_queries - query);
       __syncthreads();  // the tiles of before are done with
-      load_tile<kDim>(x.packed_rows(x.qkv, b, h).from(query), num_queries, queries);
-      load_tile<kDim>(x.out_rows(x.d_out, b, h).from(query), num_queries, d_out);
+      load_tile<kDim>(x.queries.rows(b, h).from(query), num_queries, queries);
+      load_tile<kDim>(x.d_out.rows(b, h).from(query), num_queries, d_out);
       __syncthreads();
       float s[kPatch][kPatch], ds[kPatch][kPatch];
       multiply_rows<kDim>(keys, queries, s);
@@ -109,13 +100,13 @@ __global__ void __launch_bounds__(kFlashThreads)
   float ones[kPatch], scales[kPatch];
 #pragma unroll
   for (int i = 0; i < kPatch; ++i) ones[i] = 1.0f, scales[i] = x.scale;
-  d_keys.store(x.packed_rows(x.d_qkv, b, x.key_head(g)).from(first), num_keys, scales);
-  d_values.store(x.packed_rows(x.d_qkv, b, x.value_head(g)).from(first), num_keys, ones);
+  d_keys.template store<kAdd>(x.d_keys.rows(b, g).from(first), num_keys, scales);
+  d_values.template store<kAdd>(x.d_values.rows(b, g).from(first), num_keys, ones);
 }
 
-template <class T, int kDim>
+template <class T, class Grad, bool kAdd, int kDim>
 __global__ void __launch_bounds__(kFlashThreads)
-    query_gradient_kernel(BackwardOperands<T> x, int num_tiles, int64_t num_heads) {
+    query_gradient_kernel(BackwardOperands<T, Grad, kAdd> x, int num_tiles, int64_t num_heads) {
   using Tile = FlashTile<kDim>;
   constexpr int kTile = Tile::kTile, kPatch = Tile::kPatch;
   extern __shared__ float4 shared4[];
@@ -125,27 +116,27 @@ __global__ void __launch_bounds__(kFlashThreads)
   const int tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
 
   const int first = (num_tiles - 1 - static_cast<int>(blockIdx.x / num_heads)) * kTile;
-  const int num_queries = min(kTile, x.tokens - first);
+  const int num_queries = min(kTile, x.num_queries - first);
   const int64_t head = blockIdx.x % num_heads, b = head / x.heads;
   const int h = static_cast<int>(head % x.heads), g = h / (x.heads / x.kv_heads);
-  load_tile<kDim>(x.packed_rows(x.qkv, b, h).from(first), num_queries, queries);
-  load_tile<kDim>(x.out_rows(x.d_out, b, h).from(first), num_queries, d_out);
+  load_tile<kDim>(x.queries.rows(b, h).from(first), num_queries, queries);
+  load_tile<kDim>(x.d_out.rows(b, h).from(first), num_queries, d_out);
   float lse2[kPatch], delta[kPatch];
 #pragma unroll
   for (int i = 0; i < kPatch; ++i) {
     const int row = ty * kPatch + i;
-    const int64_t at = head * x.tokens + first + row;
+    const int64_t at = head * x.row_stride + first + row;
     lse2[i] = row < num_queries ? x.lse[at] * static_cast<float>(M_LOG2E) : 0.0f;
     delta[i] = row < num_queries ? x.delta[at] : 0.0f;
   }
 
   RowSums<kDim> d_queries;
-  const int keys_end = x.causal ? first + num_queries : x.tokens;
+  const int keys_end = x.causal ? first + num_queries : x.num_keys;
   for (int key = 0; key < keys_end; key += kTile) {
     const int num_keys = min(kTile, keys_end - key);
     __syncthreads();  // the tiles of before are done with
-    load_tile<kDim>(x.packed_rows(x.qkv, b, x.key_head(g)).from(key), num_keys, keys);
-    load_tile<kDim>(x.packed_rows(x.qkv, b, x.value_head(g)).from(key), num_keys, values);
+    load_tile<kDim>(x.keys.rows(b, g).from(key), num_keys, keys);
+    load_tile<kDim>(x.values.rows(b, g).from(key), num_keys, values);
     __syncthreads();
     float s[kPatch][kPatch], ds[kPatch][kPatch];
     multiply_rows<kDim>(queries, keys, s);
@@ -165,52 +156,121 @@ __global__ void __launch_bounds__(kFlashThreads)
   float scales[kPatch];
 #pragma unroll
   for (int i = 0; i < kPatch; ++i) scales[i] = x.scale;
-  d_queries.store(x.packed_rows(x.d_qkv, b, h).from(first), num_queries, scales);
+  d_queries.template store<kAdd>(x.d_queries.rows(b, h).from(first), num_queries, scales);
 }
 
-template <class T>
-void run_backward(const Context& ctx, int64_t batch, const BackwardOperands<T>& x) {
+template <class T, class Grad, bool kAdd>
+void run_backward(const Context& ctx, int64_t batch, const BackwardOperands<T, Grad, kAdd>& x) {
   dispatch_dim(x.head_dim, [&](auto dim) {
     constexpr int kDim = decltype(dim)::value;
-    const int64_t num_tiles = ceil_div(x.tokens, FlashTile<kDim>::kTile);
+    constexpr int kTile = FlashTile<kDim>::kTile;
+    const int64_t key_tiles = ceil_div(x.num_keys, kTile), query_tiles = ceil_div(x.num_queries, kTile);
     const int64_t key_heads = batch * x.kv_heads, query_heads = batch * x.heads;
     const size_t bytes = FlashTile<kDim>::bytes(4);
-    launch_flash("attention's gradients of keys and values", ctx, &key_gradient_kernel<T, kDim>,
-                 num_tiles * key_heads, bytes, x, key_heads);
-    launch_flash("attention's gradient of queries", ctx, &query_gradient_kernel<T, kDim>,
-                 num_tiles * query_heads, bytes, x, static_cast<int>(num_tiles), query_heads);
+    launch_flash("attention's gradients of keys and values", ctx, &key_gradient_kernel<T, Grad, kAdd, kDim>,
+                 key_tiles * key_heads, bytes, x, key_heads);
+    launch_flash("attention's gradient of queries", ctx, &query_gradient_kernel<T, Grad, kAdd, kDim>,
+                 query_tiles * query_heads, bytes, x, static_cast<int>(query_tiles), query_heads);
   });
+}
+
+/// f32 [B, H, T] from out and d_out [B * T, H * D] of type T.
+template <class T>
+Tensor make_delta(const Context& ctx, const AttentionShape& s, const Tensor& out, const Tensor& d_out) {
+  const Tensor delta = ctx.empty({s.batch, s.heads, s.tokens}, DType::f32, MemoryClass::workspace);
+  const int64_t rows = delta.numel();
+  constexpr int kThreads = 256;
+  delta_kernel<<<static_cast<unsigned>(ceil_div(rows * kWarp, kThreads)), kThreads, 0, raw_stream(ctx)>>>(
+      rows, static_cast<int>(s.tokens), static_cast<int>(s.heads), static_cast<int>(s.head_dim), elements<T>(out),
+      elements<T>(d_out), elements<float>(delta));
+  check_launch("attention backward");
+  return delta;
+}
+
+/// Heads from `first` on, of tokens from `begin` on, in rows of `stride` elements, `tokens` a sample.
+template <class T>
+Heads<T> heads_of(T* data, int64_t tokens, int64_t stride, int64_t head_dim, int64_t first, int64_t begin = 0) {
+  data += begin * stride + first * head_dim;
+  const bool packed = head_dim % Pack<std::remove_const_t<T>>::kSize == 0 && is_aligned(data);
+  return {data, tokens * stride, stride, static_cast<int>(head_dim), packed};
+}
+
+float scale_of(int64_t head_dim) {
+  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
 }
 
 }  // namespace
 
 void flash_backward(Context& ctx, const Tensor& qkv, const Tensor& out, const Tensor& lse,
                     const Tensor& d_out, const AttentionShape& s, Tensor& d_qkv) {
-  const int64_t rows = s.batch * s.tokens * s.heads;
-  if (rows == 0) return;
-  const Tensor delta = ctx.empty(lse.shape(), DType::f32, MemoryClass::workspace);
+  if (lse.numel() == 0) return;
   dispatch_float("attention", qkv.dtype(), [&](auto type) {
     using T = decltype(type);
-    const int tokens = static_cast<int>(s.tokens), heads = static_cast<int>(s.heads),
-              dim = static_cast<int>(s.head_dim);
-    constexpr int kThreads = 256;
-    delta_kernel<<<static_cast<unsigned>(ceil_div(rows * kWarp, kThreads)), kThreads, 0, raw_stream(ctx)>>>(
-        rows, tokens, heads, dim, elements<T>(out), elements<T>(d_out), elements<float>(delta));
-    check_launch("attention backward");
-    run_backward<T>(ctx, s.batch,
-                    {.qkv = elements<T>(qkv),
-                     .d_out = elements<T>(d_out),
-                     .lse = elements<float>(lse),
-                     .delta = elements<float>(delta),
-                     .d_qkv = elements<T>(d_qkv),
-                     .tokens = tokens,
-                     .heads = heads,
-                     .kv_heads = static_cast<int>(s.kv_heads),
-                     .head_dim = dim,
-                     .causal = s.causal,
-                     .packed = dim % Pack<T>::kSize == 0 && is_aligned(qkv.raw()) && is_aligned(d_out.raw()),
-                     .factor = score_factor(s.head_dim),
-                     .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.head_dim)))});
+    const Tensor delta = make_delta<T>(ctx, s, out, d_out);
+    const auto heads = [&](auto* data, int64_t first) {
+      return heads_of(data, s.tokens, s.qkv_width(), s.head_dim, first);
+    };
+    const T* data = elements<T>(qkv);
+    T* d_data = elements<T>(d_qkv);
+    const int64_t key = s.heads, value = s.heads + s.kv_heads;
+    const int tokens = static_cast<int>(s.tokens);
+    run_backward<T, T, false>(
+        ctx, s.batch,
+        {.queries = heads(data, 0),
+         .keys = heads(data, key),
+         .values = heads(data, value),
+         .d_out = heads_of<const T>(elements<T>(d_out), s.tokens, s.heads * s.head_dim, s.head_dim, 0),
+         .d_queries = heads(d_data, 0),
+         .d_keys = heads(d_data, key),
+         .d_values = heads(d_data, value),
+         .lse = elements<float>(lse),
+         .delta = elements<float>(delta),
+         .row_stride = s.tokens,
+         .heads = static_cast<int>(s.heads),
+         .kv_heads = static_cast<int>(s.kv_heads),
+         .head_dim = static_cast<int>(s.head_dim),
+         .num_queries = tokens,
+         .num_keys = tokens,
+         .causal = s.causal,
+         .factor = score_factor(s.head_dim),
+         .scale = scale_of(s.head_dim)});
+  });
+}
+
+void flash_backward_block(Context& ctx, const Tensor& qkv, const Tensor& kv, const Tensor& out, const Tensor& lse,
+                          const Tensor& d_out, const AttentionBlock& block, Tensor& dq, Tensor& d_kv) {
+  const AttentionShape& s = block.shape;
+  if (s.batch == 0 || block.queries.size() == 0 || block.keys.size() == 0) return;
+  dispatch_float("attention of a block", qkv.dtype(), [&](auto type) {
+    using T = decltype(type);
+    const Tensor delta = make_delta<T>(ctx, s, out, d_out);
+    const auto queries = [&](auto* data, int64_t stride) {
+      return heads_of(data, s.tokens, stride, s.head_dim, 0, block.queries.begin);
+    };
+    const auto keys = [&](auto* data, int64_t first) {
+      return heads_of(data, block.kv_tokens, 2 * s.kv_heads * s.head_dim, s.head_dim, first, block.keys.begin);
+    };
+    const T *q = elements<T>(qkv), *k = elements<T>(kv), *d_o = elements<T>(d_out);
+    const int64_t out_width = s.heads * s.head_dim;
+    run_backward<T, float, true>(ctx, s.batch,
+                                 {.queries = queries(q, s.qkv_width()),
+                                  .keys = keys(k, 0),
+                                  .values = keys(k, s.kv_heads),
+                                  .d_out = queries(d_o, out_width),
+                                  .d_queries = queries(elements<float>(dq), out_width),
+                                  .d_keys = keys(elements<float>(d_kv), 0),
+                                  .d_values = keys(elements<float>(d_kv), s.kv_heads),
+                                  .lse = elements<float>(lse) + block.queries.begin,
+                                  .delta = elements<float>(delta) + block.queries.begin,
+                                  .row_stride = s.tokens,
+                                  .heads = static_cast<int>(s.heads),
+                                  .kv_heads = static_cast<int>(s.kv_heads),
+                                  .head_dim = static_cast<int>(s.head_dim),
+                                  .num_queries = static_cast<int>(block.queries.size()),
+                                  .num_keys = static_cast<int>(block.keys.size()),
+                                  .causal = s.causal,
+                                  .factor = score_factor(s.head_dim),
+                                  .scale = scale_of(s.head_dim)});
   });
 }
 

@@ -99,6 +99,30 @@ void cast(Context& ctx, const Tensor& x, Tensor& out) {
   });
 }
 
+template <class From, class To>
+__global__ void copy_columns_kernel(int64_t rows, int64_t count, const From* x, int64_t from_stride, To* y,
+                                    int64_t to_stride) {
+  const int64_t n = rows * count, stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n; i += stride) {
+    const int64_t row = i / count, column = i % count;
+    y[row * to_stride + column] = from_float<To>(to_float(x[row * from_stride + column]));
+  }
+}
+
+void copy_columns(Context& ctx, const Tensor& from, int64_t from_column, int64_t count, Tensor& to, int64_t to_column) {
+  const int64_t rows = from.dim(0);
+  if (rows * count == 0) return;
+  dispatch_float("copy of columns", from.dtype(), [&](auto from_type) {
+    using From = decltype(from_type);
+    dispatch_float("copy of columns", to.dtype(), [&](auto to_type) {
+      using To = decltype(to_type);
+      copy_columns_kernel<<<grid_size(rows * count, kThreads), kThreads, 0, raw_stream(ctx)>>>(
+          rows, count, elements<const From>(from) + from_column, from.dim(1), elements<To>(to) + to_column, to.dim(1));
+      check_launch("copy of columns");
+    });
+  });
+}
+
 // Two kernels, so that the order of the sum is fixed: each block its part, then one block the parts.
 constexpr int kMaxParts = 1024;
 
@@ -188,6 +212,7 @@ void add_elementwise_kernels(Backend& backend) {
   backend.add_kernel<FillKernel>(&fill);
   backend.add_kernel<ScaleKernel>(&scale);
   backend.add_kernel<CastKernel>(&cast);
+  backend.add_kernel<CopyColumnsKernel>(&copy_columns);
   backend.add_kernel<SumSquaresKernel>(&sum_squares);
   backend.add_kernel<DropoutKernel>(&dropout);
 }

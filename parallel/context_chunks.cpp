@@ -1,0 +1,59 @@
+#include "parallel/context_chunks.h"
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+
+namespace trireme {
+namespace {
+
+bool works(int64_t tokens, int64_t ranks) {
+  return ranks == 1 || (tokens > 0 && tokens % (2 * ranks) == 0);
+}
+
+/// "4 or 8": the nearest numbers of ranks that work, below and above.
+std::string nearest_ranks(int64_t tokens, int64_t ranks) {
+  int64_t below = std::max<int64_t>(1, std::min(ranks - 1, tokens / 2)), above = ranks + 1;
+  while (!works(tokens, below)) --below;
+  while (above <= tokens / 2 && !works(tokens, above)) ++above;
+  return above <= tokens / 2 ? fmt::format("{} or {}", below, above) : fmt::format("{}", below);
+}
+
+}  // namespace
+
+void check_context_chunks(int64_t tokens, int64_t ranks) {
+  if (ranks < 1) throw ConfigError(fmt::format("parallel.context = {} must be 1 or more", ranks));
+  if (works(tokens, ranks)) return;
+  const int64_t chunks = 2 * ranks, below = tokens / chunks * chunks;
+  throw ConfigError(fmt::format(
+      "batch.sequence = {} does not divide into 2 * parallel.context = {} chunks; set batch.sequence to {}{}, or "
+      "parallel.context to {}",
+      tokens, chunks, below > 0 ? fmt::format("{} or ", below) : "", below + chunks, nearest_ranks(tokens, ranks)));
+}
+
+std::array<TokenRange, 2> ContextChunks::ranges() const {
+  const int64_t first = local_tokens() / 2, second = local_tokens() - first;  // equal if there are several ranks
+  return {TokenRange{rank * first, (rank + 1) * first},
+          TokenRange{tokens - (rank + 1) * second, tokens - rank * second}};
+}
+
+int64_t ContextChunks::position(int64_t t) const {
+  const auto [first, second] = ranges();
+  return t < first.size() ? first.begin + t : second.begin + t - first.size();
+}
+
+std::vector<int32_t> take_chunks(std::span<const int32_t> samples, const ContextChunks& chunks) {
+  const auto tokens = static_cast<size_t>(chunks.tokens);
+  TRIREME_ASSERT(tokens > 0 && samples.size() % tokens == 0,
+                 fmt::format("take_chunks: {} tokens are not samples of {}", samples.size(), tokens));
+  std::vector<int32_t> taken;
+  taken.reserve(samples.size() / static_cast<size_t>(chunks.ranks));
+  for (size_t sample = 0; sample < samples.size(); sample += tokens)
+    for (const TokenRange& range : chunks.ranges()) {
+      const auto part = samples.subspan(sample + static_cast<size_t>(range.begin), static_cast<size_t>(range.size()));
+      taken.insert(taken.end(), part.begin(), part.end());
+    }
+  return taken;
+}
+
+}  // namespace trireme
