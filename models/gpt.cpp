@@ -9,7 +9,6 @@
 #include "core/ops/classifier.h"
 #include "core/ops/elementwise.h"
 #include "parallel/context_chunks.h"
-#include "parallel/gather_columns.h"
 #include "parallel/vocab_classifier.h"
 #include "parallel/vocab_split.h"
 
@@ -84,10 +83,10 @@ RowPlaces Gpt::places_of(const Tensor& tokens) const {
   const int64_t rows = tokens.dim(0) * length;
   RowPlaces places{context * length, length, 0, length, 0, tensor.sequence() ? tensor.rank() * (rows / tensor.size()) : 0};
   if (context > 1) {
-    const ContextChunks chunks = context_chunks(context * length, context, layout().context->rank());
-    places.first = chunks.first;
-    places.half = chunks.length;
-    places.second = chunks.second;
+    const auto [early, late] = ContextChunks{context * length, context, layout().context->rank()}.ranges();
+    places.first = early.begin;
+    places.half = early.end - early.begin;
+    places.second = late.begin;
   }
   return places;
 }
@@ -99,7 +98,7 @@ Tensor Gpt::embed(Context& ctx, const Tensor& tokens, const TokenPositions& posi
     x = embedding(ctx, tokens, wte_.weight(), &wpe_.weight(), positions);
   } else {
     const EmbeddingPart part{vocab_.ranges[0].begin, config().vocab, /*add_positions=*/tensor.is_first()};
-    x = tensor.leave(ctx, embedding_part(ctx, tokens, wte_.weight(), &wpe_.weight(), positions, part));
+    x = tensor.leave(ctx, embedding(ctx, tokens, wte_.weight(), &wpe_.weight(), positions, part));
   }
   return dropout(ctx, x, static_cast<float>(config().dropout), hash_name(wte_.name()), tokens.dim(0));
 }

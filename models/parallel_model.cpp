@@ -97,7 +97,7 @@ ReduceGroups ParallelModel::reduce_groups() const {
 std::vector<int32_t> ParallelModel::tokens_here(std::span<const int32_t> whole, int64_t samples) const {
   const Group* context = model_->layout().context;
   if (!context) return {whole.begin(), whole.end()};
-  return take_chunks(whole, samples, context_chunks(static_cast<int64_t>(whole.size()) / samples, context->size(), context->rank()));
+  return take_chunks(whole, {static_cast<int64_t>(whole.size()) / samples, context->size(), context->rank()});
 }
 
 Shape ParallelModel::activation_shape(const MicroBatch& batch) const {

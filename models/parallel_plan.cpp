@@ -22,7 +22,7 @@ Schedule plan_schedule(const ParallelConfig& config, int64_t micro_batches) {
 }
 
 void check_tokens(const ParallelConfig& config, const BatchSizes& batch) {
-  if (config.context > 1) check_context(batch.sequence, config.context);
+  if (config.context > 1) check_context_chunks(batch.sequence, config.context);
   if (!config.sequence || config.tensor == 1) return;
   const int64_t rows = batch.micro * batch.sequence / config.context;
   if (rows % config.tensor != 0)
@@ -50,7 +50,7 @@ ParallelPlan plan_parallel(const ModelConfig& model, const ParallelConfig& confi
   plan.schedule = plan_schedule(config, batch.micro_batches);
   const auto num_stages = plan.num_stages();
   plan.first_unit = config.stages.empty() ? cut_stages(model_unit_costs(model, batch.sequence), num_stages)
-                                          : stages_of_blocks(config.stages, model.layers, num_stages);
+                                          : cut_stages_by_layers(config.stages, num_stages, model.layers);
   return plan;
 }
 

@@ -29,8 +29,7 @@ struct BatchSizes {
 /// `model` resolved.
 ParallelPlan plan_parallel(const ModelConfig& model, const ParallelConfig& config, const BatchSizes& batch, int64_t ranks);
 
-/// The cost of each unit (embedding, blocks, classifier), in floating-point operations a token of a sample of
-/// `sequence` tokens.
+/// The cost of each unit (embedding, blocks, classifier) with samples of `sequence` tokens; see unit_costs.
 std::vector<double> model_unit_costs(const ModelConfig& model, int64_t sequence);
 
 }  // namespace trireme

@@ -14,7 +14,7 @@ class Embedding : public Module {
 
   /// tokens i32 [B, T] -> [B*T, width]; `positions` adds its rows from `first_position` on.
   Tensor operator()(Context& ctx, const Tensor& tokens, Embedding* positions = nullptr, int64_t first_position = 0) {
-    return embedding(ctx, tokens, weight_, positions ? &positions->weight_ : nullptr, first_position);
+    return embedding(ctx, tokens, weight_, positions ? &positions->weight_ : nullptr, {.first = first_position});
   }
   Parameter& weight() const { return weight_; }
   DType dtype() const { return weight_.data.dtype(); }

@@ -147,7 +147,7 @@ std::vector<OpRow> table_rows() {
        {},
        {{"w", {V, C}}, {"positions", {N, C}}},
        [](Context& ctx, Inputs, Parameters p) {
-         return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], &p[1], 5)};
+         return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], &p[1], {.first = 5})};
        }},
       {"classifier",
        {{N, C}},

@@ -57,7 +57,7 @@ class EmbeddingCuda : public testing::Test {
     const std::vector<float> dy = whole_numbers(count * width, 1);
     std::vector<float> want = whole_numbers(kVocab * width, 2);
     Tensor dw = to_device(want, {kVocab, width}, DType::f32);
-    ctx_.kernel<EmbeddingBackwardTokens>()(ctx_, ctx_.from_host<int32_t>(tokens, {1, count}), to_device(dy, {count, width}, dtype), dw);
+    ctx_.kernel<EmbeddingBackwardTokens>()(ctx_, ctx_.from_host<int32_t>(tokens, {1, count}), to_device(dy, {count, width}, dtype), {}, dw);
     for (int64_t n = 0; n < count; ++n)
       for (int64_t c = 0; c < width; ++c)
         want[static_cast<size_t>(tokens[static_cast<size_t>(n)] * width + c)] += dy[static_cast<size_t>(n * width + c)];
@@ -93,7 +93,7 @@ TEST_F(EmbeddingCuda, AddsUpPositions) {
       const std::vector<float> dy = whole_numbers(kSamples * kLength * width, 3);
       std::vector<float> want = whole_numbers(kPositions * width, 4);
       Tensor dpositions = to_device(want, {kPositions, width}, DType::f32);
-      ctx_.kernel<EmbeddingBackwardPositions>()(ctx_, to_device(dy, {kSamples * kLength, width}, dtype), kLength, kFirst, dpositions);
+      ctx_.kernel<EmbeddingBackwardPositions>()(ctx_, to_device(dy, {kSamples * kLength, width}, dtype), kLength, {.first = kFirst}, dpositions);
       for (int64_t n = 0; n < kSamples * kLength; ++n)
         for (int64_t c = 0; c < width; ++c)
           want[static_cast<size_t>((kFirst + n % kLength) * width + c)] += dy[static_cast<size_t>(n * width + c)];

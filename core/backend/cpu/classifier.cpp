@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "core/backend/cpu/classifier.h"
 #include "core/backend/cpu/dispatch.h"
 #include "core/backend/cpu/gemm.h"
 #include "core/backend/cpu/kernels.h"
@@ -13,9 +14,6 @@
 #include "core/backend/cpu/simd.h"
 
 namespace trireme::cpu {
-namespace {
-
-constexpr int64_t kMaxChunkBytes = int64_t{64} << 20;
 
 void check_targets(const Tensor& targets, int64_t vocab) {
   const auto values = targets.span<const int32_t>();
@@ -27,6 +25,10 @@ void check_targets(const Tensor& targets, int64_t vocab) {
           "model.vocab to its size",
           values[n], n, vocab, vocab - 1));
 }
+
+namespace {
+
+constexpr int64_t kMaxChunkBytes = int64_t{64} << 20;
 
 /// sum of e^(l - max) over the row, and max.
 struct Normalizer {

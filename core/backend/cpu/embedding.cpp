@@ -26,33 +26,49 @@ void check_tokens(const Tensor& tokens, int64_t vocab) {
   }
 }
 
-void embedding_forward(Context& ctx, const Tensor& tokens, const Tensor& w, const Tensor& positions,
-                       int64_t first_position, Tensor& y) {
-  check_tokens(tokens, w.dim(0));
+/// The row of w that a token is; -1 where another rank has it.
+struct RowOfToken {
+  const int32_t* ids;
+  int64_t first_row, rows;
+  int64_t operator()(int64_t n) const {
+    const int64_t row = ids[n] - first_row;
+    return row >= 0 && row < rows ? row : -1;
+  }
+};
+
+void embedding_forward(Context& ctx, const Tensor& tokens, const Tensor& w, const Tensor& positions, const TokenPositions& at,
+                       const EmbeddingPart& part, Tensor& y) {
+  check_tokens(tokens, part.vocab > 0 ? part.vocab : w.dim(0));
   const int64_t length = tokens.dim(1), width = w.dim(1);
-  const int32_t* ids = tokens.data<int32_t>();
+  const RowOfToken row_of{tokens.data<int32_t>(), part.first_row, w.dim(0)};
   dispatch_compute("embedding", w.dtype(), [&](auto type) {
     using T = decltype(type);
     const T *pw = w.data<T>(), *ppositions = positions.defined() ? positions.data<T>() : nullptr;
     T* py = y.data<T>();
     for_rows(ctx, tokens.numel(), width, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) {
-        const T* row = pw + ids[n] * width;
+        const int64_t index = row_of(n);
+        const T* row = pw + std::max<int64_t>(index, 0) * width;
+        const T* position = ppositions ? ppositions + at.at(n % length) * width : nullptr;
         T* out = py + n * width;
-        if (!ppositions) {
+        if (index < 0) {
+          if (position)
+            std::copy(position, position + width, out);
+          else
+            std::fill(out, out + width, T(0.0f));
+        } else if (!position) {
           std::copy(row, row + width, out);
-          continue;
-        }
-        const T* position = ppositions + (first_position + n % length) * width;
+        } else {
 #pragma omp simd
-        for (int64_t c = 0; c < width; ++c)
-          assign(out[c], static_cast<float>(row[c]) + static_cast<float>(position[c]));
+          for (int64_t c = 0; c < width; ++c)
+            assign(out[c], static_cast<float>(row[c]) + static_cast<float>(position[c]));
+        }
       }
     });
   });
 }
 
-/// sum[row_of(n)] += dy[n] for n = 0, 1, ..., in columns [c0, c1) by each thread.
+/// sum[row_of(n)] += dy[n] for n = 0, 1, ... where row_of(n) is not negative, in columns [c0, c1) by each thread.
 template <class RowOf>
 void scatter_add(Context& ctx, const Tensor& dy, Tensor& sum, const RowOf& row_of) {
   const int64_t rows = dy.dim(0), width = dy.dim(1);
@@ -63,7 +79,9 @@ void scatter_add(Context& ctx, const Tensor& dy, Tensor& sum, const RowOf& row_o
     parallel_for(count, [&](int i) {
       const Range columns = range_of(i, count, width, 16);
       for (int64_t n = 0; n < rows; ++n) {
-        float* to = out + row_of(n) * width;
+        const int64_t row = row_of(n);
+        if (row < 0) continue;
+        float* to = out + row * width;
         const auto* from = pdy + n * width;
 #pragma omp simd
         for (int64_t c = columns.begin; c < columns.end; ++c) to[c] += static_cast<float>(from[c]);
@@ -72,14 +90,13 @@ void scatter_add(Context& ctx, const Tensor& dy, Tensor& sum, const RowOf& row_o
   });
 }
 
-void embedding_backward_tokens(Context& ctx, const Tensor& tokens, const Tensor& dy, Tensor& dw) {
-  const int32_t* ids = tokens.data<int32_t>();
-  scatter_add(ctx, dy, dw, [ids](int64_t n) { return ids[n]; });
+void embedding_backward_tokens(Context& ctx, const Tensor& tokens, const Tensor& dy, const EmbeddingPart& part, Tensor& dw) {
+  scatter_add(ctx, dy, dw, RowOfToken{tokens.data<int32_t>(), part.first_row, dw.dim(0)});
 }
 
-void embedding_backward_positions(Context& ctx, const Tensor& dy, int64_t tokens_per_sample,
-                                  int64_t first_position, Tensor& dpositions) {
-  scatter_add(ctx, dy, dpositions, [=](int64_t n) { return first_position + n % tokens_per_sample; });
+void embedding_backward_positions(Context& ctx, const Tensor& dy, int64_t tokens_per_sample, const TokenPositions& at,
+                                  Tensor& dpositions) {
+  scatter_add(ctx, dy, dpositions, [=](int64_t n) { return at.at(n % tokens_per_sample); });
 }
 
 }  // namespace

@@ -26,6 +26,11 @@ __device__ inline void check_token(int32_t token, int64_t vocab) {
   __trap();
 }
 
+/// The rows [first_row, first_row + rows) of a table of `vocab` are here.
+struct Table {
+  int64_t first_row, rows, vocab;
+};
+
 /// `Width` elements in a row, as floats: a pack, or one where rows are not whole packs.
 template <class T, int Width>
 __device__ inline void load_row(const T* from, float* to) {
@@ -60,15 +65,17 @@ __device__ inline void store_floats(float* to, const float* values) {
 
 template <class T, int Width>
 __global__ void __launch_bounds__(kThreads)
-    forward_kernel(int64_t rows, int64_t length, int64_t width, int64_t vocab, const int32_t* tokens, const T* w, const T* positions,
-                   T* y) {
+    forward_kernel(int64_t rows, int64_t length, int64_t width, Table table, const int32_t* tokens, const T* w, const T* positions,
+                   TokenPositions at, T* y) {
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    const int32_t token = tokens[row];
-    check_token(token, vocab);
+    check_token(tokens[row], table.vocab);
+    const int64_t token = tokens[row] - table.first_row;
+    const bool here = token >= 0 && token < table.rows;
+    const int64_t t = row % length, position_row = at.half < 0 || t < at.half ? at.first + t : at.second + t - at.half;
     for (int64_t c = int64_t{threadIdx.x} * Width; c < width; c += int64_t{kThreads} * Width) {
-      float value[Width], position[Width] = {};
-      load_row<T, Width>(w + token * width + c, value);
-      if (positions) load_row<T, Width>(positions + row % length * width + c, position);
+      float value[Width] = {}, position[Width] = {};
+      if (here) load_row<T, Width>(w + token * width + c, value);
+      if (positions) load_row<T, Width>(positions + position_row * width + c, position);
       if constexpr (Width == 1) {
         y[row * width + c] = from_float<T>(value[0] + position[0]);
       } else {
@@ -81,16 +88,21 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void count_up_kernel(int n, int32_t* places) {
+/// The place of each token, and its row here: the number of rows for one that another rank has, which sorts last.
+__global__ void place_kernel(int n, Table table, const int32_t* tokens, int32_t* places, int32_t* rows) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n) places[i] = i;
+  if (i >= n) return;
+  check_token(tokens[i], table.vocab);
+  const int64_t row = tokens[i] - table.first_row;
+  places[i] = i;
+  rows[i] = static_cast<int32_t>(row >= 0 && row < table.rows ? row : table.rows);
 }
 
 /// Places in the order of their tokens; `head` and `tail` [chunks, width] take the sums of runs of one token that reach
 /// into the chunk from before, or out of it.
 template <class T>
 struct SortedRows {
-  int64_t n, width, vocab;
+  int64_t n, width, table_rows;  // tokens from table_rows on have no row here
   const int32_t *tokens, *places;
   const T* dy;
   float *head, *tail, *dw;
@@ -106,7 +118,6 @@ __global__ void __launch_bounds__(kThreads) sum_chunks_kernel(SortedRows<T> a) {
   for (int i = threadIdx.x; i < count; i += blockDim.x) {
     tokens[i] = a.tokens[begin + i];
     places[i] = a.places[begin + i];
-    check_token(tokens[i], a.vocab);
   }
   const int32_t before = begin > 0 ? a.tokens[begin - 1] : -1;
   const int32_t after = begin + count < a.n ? a.tokens[begin + count] : -1;
@@ -122,7 +133,7 @@ __global__ void __launch_bounds__(kThreads) sum_chunks_kernel(SortedRows<T> a) {
       const int i = first + k;
       if (i >= count) continue;
       load_row<T, Width>(a.dy + places[i] * a.width + c, rows[k]);
-      if ((i == 0 || tokens[i] != tokens[i - 1]) && is_whole(i)) load_floats<Width>(a.dw + tokens[i] * a.width + c, starts[k]);
+      if ((i == 0 || tokens[i] != tokens[i - 1]) && is_whole(i) && tokens[i] < a.table_rows) load_floats<Width>(a.dw + tokens[i] * a.width + c, starts[k]);
     }
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
@@ -131,7 +142,7 @@ __global__ void __launch_bounds__(kThreads) sum_chunks_kernel(SortedRows<T> a) {
       const bool begins = i == 0 || tokens[i] != tokens[i - 1];
 #pragma unroll
       for (int j = 0; j < Width; ++j) sum[j] = (begins ? starts[k][j] : sum[j]) + rows[k][j];
-      if (i + 1 < count && tokens[i + 1] == tokens[i]) continue;
+      if ((i + 1 < count && tokens[i + 1] == tokens[i]) || tokens[i] >= a.table_rows) continue;
       float* part = (tokens[i] == before ? a.head : a.tail) + int64_t{blockIdx.x} * a.width;
       store_floats<Width>((is_whole(i) ? a.dw + tokens[i] * a.width : part) + c, sum);
     }
@@ -146,7 +157,7 @@ __global__ void __launch_bounds__(kJoinWarps* kWarp) join_chunks_kernel(SortedRo
   const int64_t chunk = blockIdx.x, begin = chunk * kChunk, end = begin + kChunk;
   if (end >= a.n) return;
   const int32_t token = a.tokens[end - 1];
-  if (a.tokens[end] != token) return;
+  if (a.tokens[end] != token || token >= a.table_rows) return;
   if (begin > 0 && a.tokens[begin - 1] == token) return;  // it began earlier
   int64_t run_end = end + 1;  // tokens are in order, so that those of the run are found by halving
   for (int64_t high = a.n; run_end < high;) {
@@ -179,15 +190,15 @@ __global__ void __launch_bounds__(kJoinWarps* kWarp) join_chunks_kernel(SortedRo
 
 template <class T, int Width>
 __global__ void __launch_bounds__(kThreads)
-    positions_kernel(int64_t samples, int64_t length, int64_t width, const T* dy, float* dpositions) {
-  const int64_t position = blockIdx.x;
+    positions_kernel(int64_t samples, int64_t length, int64_t width, TokenPositions at, const T* dy, float* dpositions) {
+  const int64_t t = blockIdx.x, position = at.half < 0 || t < at.half ? at.first + t : at.second + t - at.half;
   for (int64_t c = int64_t{threadIdx.x} * Width; c < width; c += int64_t{kThreads} * Width) {
     float sum[Width];
     load_floats<Width>(dpositions + position * width + c, sum);
 #pragma unroll 4
     for (int64_t b = 0; b < samples; ++b) {
       float row[Width];
-      load_row<T, Width>(dy + (b * length + position) * width + c, row);
+      load_row<T, Width>(dy + (b * length + t) * width + c, row);
 #pragma unroll
       for (int i = 0; i < Width; ++i) sum[i] += row[i];
     }
@@ -209,16 +220,20 @@ void dispatch_rows(const char* name, DType dtype, int64_t width, bool aligned, c
   });
 }
 
-void embedding_forward(Context& ctx, const Tensor& tokens, const Tensor& w, const Tensor& positions, int64_t first_position,
-                       Tensor& y) {
+Table table_of(const Tensor& w, const EmbeddingPart& part) {
+  return {part.first_row, w.dim(0), part.vocab > 0 ? part.vocab : w.dim(0)};
+}
+
+void embedding_forward(Context& ctx, const Tensor& tokens, const Tensor& w, const Tensor& positions, const TokenPositions& at,
+                       const EmbeddingPart& part, Tensor& y) {
   const int64_t rows = tokens.numel(), width = w.dim(1);
   if (rows * width == 0) return;
   const bool aligned = is_aligned(w.raw()) && is_aligned(y.raw()) && (!positions.defined() || is_aligned(positions.raw()));
   dispatch_rows("embedding", w.dtype(), width, aligned, [&](auto type, auto access) {
     using T = decltype(type);
-    const T* first = positions.defined() ? elements<T>(positions) + first_position * width : nullptr;
+    const T* all_positions = positions.defined() ? elements<T>(positions) : nullptr;
     forward_kernel<T, access><<<grid_size(rows, 1), kThreads, 0, raw_stream(ctx)>>>(
-        rows, tokens.dim(1), width, w.dim(0), elements<int32_t>(tokens), elements<T>(w), first, elements<T>(y));
+        rows, tokens.dim(1), width, table_of(w, part), elements<int32_t>(tokens), elements<T>(w), all_positions, at, elements<T>(y));
   });
 }
 
@@ -226,17 +241,18 @@ struct SortedTokens {
   Tensor tokens, places;  // i32 [n]
 };
 
-SortedTokens sort_tokens(Context& ctx, const Tensor& tokens, int64_t vocab) {
+SortedTokens sort_tokens(Context& ctx, const Tensor& tokens, const Table& table) {
   const int n = static_cast<int>(tokens.numel());
-  const int bits = std::bit_width(static_cast<uint64_t>(vocab));
+  const int bits = std::bit_width(static_cast<uint64_t>(table.rows));
   const auto stream = raw_stream(ctx);
   const auto scratch = [&] { return ctx.empty({n}, DType::i32, MemoryClass::workspace); };
-  const Tensor places = scratch();
+  const Tensor places = scratch(), rows = scratch();
   SortedTokens sorted{scratch(), scratch()};
-  count_up_kernel<<<grid_size(n, kThreads, n), kThreads, 0, stream>>>(n, elements<int32_t>(places));
+  place_kernel<<<grid_size(n, kThreads, n), kThreads, 0, stream>>>(n, table, elements<int32_t>(tokens), elements<int32_t>(places),
+                                                                   elements<int32_t>(rows));
   size_t bytes = 0;
   const auto sort = [&](void* memory) {
-    check(cub::DeviceRadixSort::SortPairs(memory, bytes, elements<int32_t>(tokens), elements<int32_t>(sorted.tokens),
+    check(cub::DeviceRadixSort::SortPairs(memory, bytes, elements<int32_t>(rows), elements<int32_t>(sorted.tokens),
                                           elements<int32_t>(places), elements<int32_t>(sorted.places), n, 0, std::min(bits, 31), stream),
           "sort of tokens");
   };
@@ -246,10 +262,10 @@ SortedTokens sort_tokens(Context& ctx, const Tensor& tokens, int64_t vocab) {
   return sorted;
 }
 
-void embedding_backward_tokens(Context& ctx, const Tensor& tokens, const Tensor& dy, Tensor& dw) {
+void embedding_backward_tokens(Context& ctx, const Tensor& tokens, const Tensor& dy, const EmbeddingPart& part, Tensor& dw) {
   const int64_t n = tokens.numel(), width = dw.dim(1);
   if (n * width == 0) return;
-  const SortedTokens sorted = sort_tokens(ctx, tokens, dw.dim(0));
+  const SortedTokens sorted = sort_tokens(ctx, tokens, table_of(dw, part));
   const int chunks = static_cast<int>(ceil_div(n, kChunk));
   const Tensor head = ctx.empty({chunks, width}, DType::f32, MemoryClass::workspace);
   const Tensor tail = ctx.empty({chunks, width}, DType::f32, MemoryClass::workspace);
@@ -265,15 +281,15 @@ void embedding_backward_tokens(Context& ctx, const Tensor& tokens, const Tensor&
   });
 }
 
-void embedding_backward_positions(Context& ctx, const Tensor& dy, int64_t tokens_per_sample, int64_t first_position,
+void embedding_backward_positions(Context& ctx, const Tensor& dy, int64_t tokens_per_sample, const TokenPositions& at,
                                   Tensor& dpositions) {
   const int64_t width = dy.dim(1), samples = tokens_per_sample ? dy.dim(0) / tokens_per_sample : 0;
   if (samples * width == 0) return;
-  float* first = elements<float>(dpositions) + first_position * width;
-  dispatch_rows("embedding backward", dy.dtype(), width, is_aligned(dy.raw()) && is_aligned(first), [&](auto type, auto access) {
+  float* all = elements<float>(dpositions);
+  dispatch_rows("embedding backward", dy.dtype(), width, is_aligned(dy.raw()) && is_aligned(all), [&](auto type, auto access) {
     using T = decltype(type);
     positions_kernel<T, access><<<static_cast<int>(tokens_per_sample), kThreads, 0, raw_stream(ctx)>>>(
-        samples, tokens_per_sample, width, elements<T>(dy), first);
+        samples, tokens_per_sample, width, at, elements<T>(dy), all);
   });
 }
 
