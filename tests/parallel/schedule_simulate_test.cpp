@@ -87,7 +87,7 @@ TEST(ScheduleGridTest, SimulatedActionsKeepOrderAndDependencies) {
     const Schedule s = make(c);
     constexpr double kTransfer = 0.25;
     const PassTimes times = PassTimes::uniform(s.num_stages(), 1.0, 1.5, 0.75, kTransfer);
-    const Simulation run = simulate(s, times);
+    const Timeline run = simulate(s, times);
     EXPECT_EQ(simulate(s, times).actions, run.actions);
     std::vector<std::vector<double>> forward_end(s.rank_of_stage.size(), std::vector<double>(static_cast<size_t>(c.micro_batches)));
     auto gradient_end = forward_end;
@@ -120,16 +120,16 @@ TEST(ScheduleGridTest, SimulatedActionsKeepOrderAndDependencies) {
 
 // Huang et al. 2019, section 2.3: bubble O((p-1)/(m+p-1)). All m micro-batches are alive at the end of forward.
 TEST(ScheduleFormulaTest, Gpipe) {
-  simulate_all(grid_of("gpipe"), 1.0, 1.0, [](const Case& c, const Schedule&, const Simulation& run) {
+  simulate_all(grid_of("gpipe"), 1.0, 1.0, [](const Case& c, const Schedule&, const Timeline& run) {
     EXPECT_NEAR(run.bubble_share, real(c.ranks - 1) / real(c.micro_batches + c.ranks - 1), 1e-9);
-    for (const RankSimulation& rank : run.ranks) EXPECT_EQ(rank.peak_activations, c.micro_batches);
+    for (const RankTimeline& rank : run.ranks) EXPECT_EQ(rank.peak_activations, c.micro_batches);
   });
 }
 
 // Narayanan et al. 2021, section 2.2.1: the bubble takes (p-1)(t_f+t_b), p micro-batches are in flight at the most.
 // A rank has as many as there are ranks from it to the end.
 TEST(ScheduleFormulaTest, OneForwardOneBackward) {
-  simulate_all(grid_of("1f1b"), 1.0, 1.0, [](const Case& c, const Schedule&, const Simulation& run) {
+  simulate_all(grid_of("1f1b"), 1.0, 1.0, [](const Case& c, const Schedule&, const Timeline& run) {
     EXPECT_NEAR(run.bubble_share, real(c.ranks - 1) / real(c.micro_batches + c.ranks - 1), 1e-9);
     for (int64_t r = 0; r < c.ranks; ++r)
       EXPECT_EQ(run.ranks[static_cast<size_t>(r)].peak_activations, std::min(c.micro_batches, c.ranks - r));
@@ -140,7 +140,7 @@ TEST(ScheduleFormulaTest, OneForwardOneBackward) {
 // the last multiple and no worse than 1f1b. The peak, in stages: Megatron-LM's warm-up and one more, where there are
 // enough micro-batches.
 TEST(ScheduleFormulaTest, Interleaved) {
-  simulate_all(grid_of("interleaved"), 1.0, 1.0, [](const Case& c, const Schedule&, const Simulation& run) {
+  simulate_all(grid_of("interleaved"), 1.0, 1.0, [](const Case& c, const Schedule&, const Timeline& run) {
     const double whole = 3.0 * real(c.ranks - 1);  // 1f1b's bubble
     const double bubble = run.makespan - 3.0 * real(c.micro_batches);
     if (c.micro_batches % c.ranks == 0) {
@@ -162,7 +162,7 @@ TEST(ScheduleFormulaTest, Interleaved) {
 // Qi et al. 2023, table 2: ZB-H1's bubble takes (p-1)(F+B-W), where 1f1b's takes (p-1)(F+B+W), both with memory for p
 // micro-batches on the fullest rank. The formula is for times that are all alike and m >= p.
 TEST(ScheduleFormulaTest, ZeroBubbleH1) {
-  simulate_all(grid_of("zb-h1"), 1.0, 1.0, [](const Case& c, const Schedule&, const Simulation& run) {
+  simulate_all(grid_of("zb-h1"), 1.0, 1.0, [](const Case& c, const Schedule&, const Timeline& run) {
     const double bubble = run.makespan - 3.0 * real(c.micro_batches);
     if (c.micro_batches >= c.ranks) {
       EXPECT_NEAR(bubble, real(c.ranks - 1), 1e-9);
@@ -172,7 +172,7 @@ TEST(ScheduleFormulaTest, ZeroBubbleH1) {
     }
     EXPECT_EQ(run.peak_activations(), std::min(c.micro_batches, c.ranks));
     for (int64_t r = 0; r < c.ranks; ++r) {  // no rank keeps more that waits for I than under 1f1b; r wait for W
-      const RankSimulation& rank = run.ranks[static_cast<size_t>(r)];
+      const RankTimeline& rank = run.ranks[static_cast<size_t>(r)];
       EXPECT_EQ(rank.peak_before_input, std::min(c.micro_batches, c.ranks - r));
       EXPECT_EQ(rank.peak_before_weight, std::min(c.micro_batches, r + 1));
     }
@@ -182,7 +182,7 @@ TEST(ScheduleFormulaTest, ZeroBubbleH1) {
 // Qi et al. 2023, section 6: ZB-V has 1f1b's memory and no bubble but where the pipeline fills: (p-1)F/2 in all, as the
 // first micro-batch passes half a rank's layers at a time. Reached from m = 3p/2 on, where all times are alike.
 TEST(ScheduleFormulaTest, ZeroBubbleV) {
-  simulate_all(grid_of("zb-v"), 1.0, 1.0, [](const Case& c, const Schedule&, const Simulation& run) {
+  simulate_all(grid_of("zb-v"), 1.0, 1.0, [](const Case& c, const Schedule&, const Timeline& run) {
     const double bubble = run.makespan - 3.0 * real(c.micro_batches);
     if (2 * c.micro_batches >= 3 * c.ranks) {
       EXPECT_NEAR(bubble, 0.5 * real(c.ranks - 1), 1e-9);
@@ -214,7 +214,7 @@ TEST(SimulateTest, SharesAndPeaksByHand) {
   const Schedule s{"by hand", 1, {0, 1}, {{{ActionKind::forward, 0, 0}, {ActionKind::backward, 0, 0}},
                                           {{ActionKind::forward, 1, 0}, {ActionKind::backward_input, 1, 0},
                                            {ActionKind::backward_weight, 1, 0}}}};
-  const Simulation run = simulate(s, {{1.0, 2.0}, {0.5, 1.0}, {0.5, 3.0}, 0.25});
+  const Timeline run = simulate(s, {{1.0, 2.0}, {0.5, 1.0}, {0.5, 3.0}, 0.25});
   const std::vector<TimedAction> wanted{{0, s.ranks[0][0], 0.0, 1.0},   {0, s.ranks[0][1], 4.5, 5.5},
                                         {1, s.ranks[1][0], 1.25, 3.25}, {1, s.ranks[1][1], 3.25, 4.25},
                                         {1, s.ranks[1][2], 4.25, 7.25}};

@@ -1,0 +1,66 @@
+#include "parallel/schedule/timeline.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace trireme {
+namespace {
+
+/// Counts a rank's activations, action by action.
+class ActivationCount {
+ public:
+  explicit ActivationCount(RankTimeline& rank) : rank_(rank) {}
+
+  void run(const Action& a) {
+    if (a.is_forward()) ++before_input_;
+    rank_.peak_activations = std::max(rank_.peak_activations, before_input_ + before_weight_);
+    rank_.peak_before_input = std::max(rank_.peak_before_input, before_input_);
+    if (a.makes_input_gradient()) --before_input_;
+    if (a.kind == ActionKind::backward_input) ++before_weight_;
+    rank_.peak_before_weight = std::max(rank_.peak_before_weight, before_weight_);
+    if (a.kind == ActionKind::backward_weight) --before_weight_;
+  }
+
+ private:
+  RankTimeline& rank_;
+  int64_t before_input_ = 0, before_weight_ = 0;
+};
+
+}  // namespace
+
+int64_t Timeline::peak_activations() const {
+  int64_t most = 0;
+  for (const RankTimeline& rank : ranks) most = std::max(most, rank.peak_activations);
+  return most;
+}
+
+Timeline make_timeline(std::vector<TimedAction> actions, int num_ranks) {
+  Timeline t;
+  t.ranks.resize(static_cast<size_t>(num_ranks));
+  if (actions.empty()) return t;
+  std::stable_sort(actions.begin(), actions.end(), [](const TimedAction& a, const TimedAction& b) {
+    return a.rank != b.rank ? a.rank < b.rank : a.begin < b.begin;
+  });
+  double first = actions.front().begin;
+  for (const TimedAction& a : actions) first = std::min(first, a.begin);
+  std::vector<ActivationCount> counts(t.ranks.begin(), t.ranks.end());
+  double busy = 0.0;
+  for (TimedAction& a : actions) {
+    TRIREME_ASSERT(a.rank >= 0 && a.rank < num_ranks, fmt::format("rank {} of {}", a.rank, num_ranks));
+    a.begin -= first, a.end -= first;
+    t.makespan = std::max(t.makespan, a.end);
+    t.ranks[static_cast<size_t>(a.rank)].busy += a.end - a.begin;
+    counts[static_cast<size_t>(a.rank)].run(a.action);
+    busy += a.end - a.begin;
+  }
+  t.actions = std::move(actions);
+  if (t.makespan <= 0.0) return t;
+  for (RankTimeline& rank : t.ranks) rank.idle_share = 1.0 - rank.busy / t.makespan;
+  t.bubble_share = 1.0 - busy / (num_ranks * t.makespan);
+  return t;
+}
+
+}  // namespace trireme
