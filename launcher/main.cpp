@@ -23,7 +23,7 @@ void add_commands(CLI::App& app) {
   using namespace trireme;
   add_train_command(app);
   add_launch_command(app);
-  // add_plan_command(app);
+  add_plan_command(app);
   add_prepare_command(app);
   add_generate_command(app);
   add_eval_command(app);

@@ -91,6 +91,8 @@ void PipelineExecutor::run_forward_action(const Action& action, const Step& step
   InFlight& run = in_flight_[{stage, action.micro_batch}];
   run.tape = std::make_unique<Tape>();
   if (stage > 0) run.input = run.tape->watch(take(channel(stage - 1, Direction::forward), action.micro_batch, step));
+  const std::string name = span_name(action);
+  const TraceScope scope(step.ctx.tracer, Tracer::Lane::step, name);  // what is waited for before is idle time
   Context ctx = step.ctx;
   ctx.tape = run.tape.get();
   ctx.gradients = nullptr;
@@ -105,9 +107,12 @@ void PipelineExecutor::run_backward_action(const Action& action, const Step& ste
   InFlight& run = found->second;
   Context ctx = step.ctx;
   ctx.gradients = last_of_stage ? step.sink : nullptr;
+  Tensors seeds;  // none: the loss
+  if (action.makes_input_gradient() && stage + 1 < num_stages())
+    seeds = {take(channel(stage + 1, Direction::backward), action.micro_batch, step)};
+  const std::string name = span_name(action);
+  const TraceScope scope(ctx.tracer, Tracer::Lane::step, name);
   if (action.makes_input_gradient()) {
-    Tensors seeds;  // none: the loss
-    if (stage + 1 < num_stages()) seeds = {take(channel(stage + 1, Direction::backward), action.micro_batch, step)};
     const Tensor root = std::exchange(run.output, Tensor());
     if (action.kind == ActionKind::backward)
       run.tape->backward(ctx, std::span(&root, 1), std::move(seeds));
@@ -132,7 +137,6 @@ void PipelineExecutor::run(const Context& ctx, const Shape& shape, DType dtype, 
   const std::vector<Action>& mine = schedule_.ranks[static_cast<size_t>(rank_)];
   for (size_t i = 0; i < mine.size(); ++i) {
     const Action& action = mine[i];
-    TraceScope scope(ctx.tracer, Tracer::Lane::step, span_name(action));
     if (action.is_forward())
       run_forward_action(action, step);
     else

@@ -90,8 +90,7 @@ class Layouts(CommandTest):
             ({"pipeline": 2, "schedule": "zb-h1", "chunks": 2}, 2, "parallel.chunks"),
         ]
         for parallel, ranks, expected in cases:
-            config = self.make_config(model=MODEL, parallel={"tensor": 1, "pipeline": 1, "context": 1, "stages": [], "schedule": "1f1b",
-                                                             "chunks": 0, **parallel})
+            config = self.make_config(model=MODEL, parallel={"tensor": 1, "pipeline": 1, "context": 1, "stages": [], "schedule": "1f1b", **parallel})
             self.assertIn(expected, self.trireme("plan", config, "-n", ranks, status=2), parallel)
 
 
