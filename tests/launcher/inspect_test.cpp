@@ -13,6 +13,7 @@
 
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/safetensors.h"
+#include "core/data/prepare.h"
 #include "core/data/shard_writer.h"
 #include "core/error.h"
 #include "launcher/tensor_statistics.h"
@@ -135,6 +136,23 @@ TEST(Inspect, Shards) {
     EXPECT_THAT(inspection_text(found), HasSubstr("3 to 900, 3 different"));
   }
   EXPECT_EQ(inspect(folder / "megatron.idx", {})["tokens"], 4);
+}
+
+TEST(Inspect, ADataSet) {
+  const TemporaryFolder folder;
+  std::ofstream(folder / "a.txt") << "one\ntwo\nthree\n";
+  PrepareOptions options;
+  options.inputs = {folder / "a.txt"};
+  options.out = folder / "out";
+  options.tokenizer = "bytes";
+  options.valid_fraction = 0.4;
+  prepare(options);
+  const json found = inspect(folder / "out", {});
+  EXPECT_EQ(found["tokenizer"], "bytes");
+  EXPECT_EQ(found["train"]["tokens"], 9);
+  EXPECT_EQ(found["valid"]["text_bytes"], 6);
+  EXPECT_EQ(inspect(folder / "out" / "dataset.json", {}), found);
+  EXPECT_THAT(inspection_text(found), HasSubstr("bytes tokenizer, vocabulary 257, from 1 input\n"));
 }
 
 TEST(Inspect, AnExperimentFile) {
