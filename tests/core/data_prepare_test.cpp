@@ -379,6 +379,14 @@ TEST_F(PrepareTest, ShardsWithoutInfoHaveNoKnownTokenizer) {
   EXPECT_THAT(error_of([this] { tokenizer_beside(folder_ / "*.bin"); }), HasSubstr("data.tokenizer"));
 }
 
+TEST(TextInput, AFileThatCannotBeOpenedSaysWhy) {
+  TemporaryFolder folder;
+  write_file(folder / "a.txt", "some text\n");
+  const TextInput input({folder / "a.txt"}, "text", false);
+  std::filesystem::remove(folder / "a.txt");  // as one without permission, which root has
+  EXPECT_THAT(error_of<IoError>([&] { input.read(TextRange{0, 0, 4}); }), HasSubstr("No such file"));
+}
+
 TEST(TextInput, BlocksCoverEachFileAndEndAtLines) {
   TemporaryFolder folder;
   write_file(folder / "a.txt", text_of(50));
