@@ -131,6 +131,7 @@ std::string config_text(const json& j) {
                   format_count(j["tokens_per_step"].get<double>()), format_count(j["tokens"].get<double>()));
   if (j.contains("parameters"))
     text += fmt::format(", {} parameters", format_count(j["parameters"].get<double>()));
+  if (j.contains("problem")) text += fmt::format("\nproblem: {}", j["problem"].get<std::string>());
   return text + "\n\n" + j["resolved"].get<std::string>();
 }
 

@@ -115,7 +115,11 @@ json inspect_config(const fs::path& yaml_file) {
               {"tokens_per_step", config.batch.global * sequence},
               {"tokens", config.batch.global * sequence * config.run.steps}};
   // The model's size is known once its vocabulary is: from the file, or from the data's tokenizer.
-  if (config.model.vocab == 0) config.model.vocab = padded_vocab(read_data_info(config.data).vocab);
+  try {
+    if (config.model.vocab == 0) config.model.vocab = padded_vocab(read_data_info(config.data).vocab);
+  } catch (const ConfigError& error) {
+    result["problem"] = error.what();  // data that is not there yet, for one; the config can be shown all the same
+  }
   if (config.model.vocab > 0) {
     config.model = resolve_model(config.model);
     result["parameters"] = make_model(config.model)->num_parameters();

@@ -50,6 +50,10 @@ TEST_F(DataInfoTest, AGlobOverFoldersKnowsTheirTokenizer) {
   EXPECT_EQ(read_glob_info(glob()).vocab, 257);
 }
 
+TEST_F(DataInfoTest, AGlobWithoutFilesIsNamed) {
+  EXPECT_THAT(error_of_glob(), HasSubstr("no token shard is called 'train*.bin'"));
+}
+
 TEST_F(DataInfoTest, EqualModelsAreOneTokenizer) {
   make("a", "sentencepiece");
   make("b", (folder_ / "a" / "tokenizer.model").string());

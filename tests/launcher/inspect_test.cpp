@@ -168,6 +168,16 @@ TEST(Inspect, AnExperimentFile) {
   EXPECT_THAT(inspection_text(found), HasSubstr("weight_decay"));
 }
 
+TEST(Inspect, AnExperimentFileWhoseDataIsNotThere) {
+  const TemporaryFolder folder;
+  const fs::path path = folder / "tiny.yaml";
+  std::ofstream(path) << "model: {preset: tiny}\ndata: {train: nowhere/train*.bin}\n";
+  const json found = inspect(path, {});
+  EXPECT_FALSE(found.contains("parameters"));
+  EXPECT_THAT(inspection_text(found), HasSubstr("problem: no token shard is called"));
+  EXPECT_THAT(inspection_text(found), HasSubstr("weight_decay"));
+}
+
 TEST(Inspect, SomethingElseIsNamed) {
   const TemporaryFolder folder;
   std::ofstream(folder / "notes.txt") << "hello";
