@@ -97,7 +97,7 @@ class Backend {
   std::unordered_map<std::type_index, std::shared_ptr<void>> states_;
 };
 
-/// The host. `num_threads` 0 takes OpenMP's default (OMP_NUM_THREADS, or all cores).
+/// The host. `num_threads` 0 takes OpenMP's default (OMP_NUM_THREADS, or all cores). ConfigError for more than 4096.
 std::unique_ptr<Backend> make_cpu_backend(int num_threads = 0);
 
 struct CudaOptions {

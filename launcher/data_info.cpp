@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <optional>
+#include <set>
 
 #include "core/checkpoint/checksum.h"
+#include "core/data/dataset.h"
 #include "core/data/dataset_info.h"
 #include "core/data/tokenizer.h"
 #include "core/error.h"
@@ -38,9 +41,19 @@ DataInfo read_tokenizer_info(const std::string& name) {
 }
 
 DataInfo read_glob_info(const std::string& glob) {
-  // Shards that `trireme prepare` did not make have no dataset.json: then nothing is known of their tokenizer.
-  if (!read_dataset_info(std::filesystem::path(glob).parent_path())) return {};
-  return read_tokenizer_info(tokenizer_beside(glob));
+  std::set<std::filesystem::path> folders;
+  for (const std::filesystem::path& file : find_token_files(glob)) folders.insert(file.parent_path());
+  std::string tokenizer;
+  for (const std::filesystem::path& folder : folders) {
+    const std::optional<DatasetInfo> info = read_dataset_info(folder);
+    if (!info) continue;  // shards that `trireme prepare` did not make: nothing is known of their tokenizer
+    const std::string other = tokenizer_in(folder, *info);
+    if (tokenizer.empty()) tokenizer = other;
+    if (!is_same_tokenizer(tokenizer, other))
+      throw ConfigError(fmt::format("data: shards of {} were made with different tokenizers ({} and {}); prepare them with one",
+                                    glob, tokenizer, other));
+  }
+  return read_tokenizer_info(tokenizer);
 }
 
 DataInfo read_data_info(const DataConfig& config) {

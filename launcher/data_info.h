@@ -20,7 +20,8 @@ bool is_same_tokenizer(const std::string& a, const std::string& b);
 
 /// From the tokenizer `name`, as data.tokenizer has it; "" gives an empty DataInfo.
 DataInfo read_tokenizer_info(const std::string& name);
-/// From the tokenizer beside the shards of a glob; an empty DataInfo when there is none.
+/// From the tokenizer beside the shards of a glob; an empty DataInfo when there is none. ConfigError when its folders have
+/// different ones.
 DataInfo read_glob_info(const std::string& glob);
 /// From data.tokenizer, or else the tokenizer that lies beside the data. ConfigError when two sources have different ones.
 DataInfo read_data_info(const DataConfig& config);

@@ -8,6 +8,7 @@
 
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/manifest.h"
+#include "core/data/dataset_info.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "launcher/progress.h"
@@ -91,6 +92,20 @@ std::string checkpoints_text(const json& j) {
   return table.text();
 }
 
+std::string dataset_text(const json& j) {
+  Table table({"split", "tokens", "documents", "text", "files"});
+  for (const char* split : {"train", "valid"}) {
+    const json& s = j[split];
+    table.add({split, std::to_string(s["tokens"].get<int64_t>()),
+               std::to_string(s["documents"].get<int64_t>()), format_bytes(s["text_bytes"].get<size_t>()),
+               std::to_string(s["files"].size())});
+  }
+  return fmt::format(
+      "data set {}: {} tokenizer, vocabulary {}, from {}{}\n\n{}", j["path"].get<std::string>(),
+      j["tokenizer"].get<std::string>(), j["vocab"].get<int64_t>(), counted(std::ssize(j["inputs"]), "input"),
+      j["complete"].get<bool>() ? "" : "; not whole: run `trireme prepare` again", table.text());
+}
+
 std::string shard_text(const json& j) {
   std::string text = fmt::format("shard {}: {} tokens of {}, {}'s layout, {}\n", j["path"].get<std::string>(),
                                  j["tokens"].get<int64_t>(), j["token_type"].get<std::string>(),
@@ -116,6 +131,7 @@ std::string config_text(const json& j) {
                   format_count(j["tokens_per_step"].get<double>()), format_count(j["tokens"].get<double>()));
   if (j.contains("parameters"))
     text += fmt::format(", {} parameters", format_count(j["parameters"].get<double>()));
+  if (j.contains("problem")) text += fmt::format("\nproblem: {}", j["problem"].get<std::string>());
   return text + "\n\n" + j["resolved"].get<std::string>();
 }
 
@@ -126,9 +142,13 @@ json inspect(const fs::path& path, const InspectOptions& options) {
   if (fs::is_directory(path)) {
     if (fs::exists(path / kManifestName)) return inspect_checkpoint(path, options);
     if (!find_checkpoints(path).empty()) return inspect_checkpoints(path, options);
-    throw ConfigError(fmt::format("{}: a folder without a checkpoint ({} or step-* folders)", path.string(),
-                                  kManifestName));
+    if (fs::exists(path / kDatasetInfoFile)) return inspect_dataset(path);
+    throw ConfigError(
+        fmt::format("{}: a folder without a checkpoint ({} or step-* folders) or token shards of "
+                    "`trireme prepare` ({})",
+                    path.string(), kManifestName, kDatasetInfoFile));
   }
+  if (path.filename() == kDatasetInfoFile) return inspect_dataset(path.parent_path());
   const std::string ending = path.extension();
   if (ending == ".safetensors") return inspect_safetensors(path, options);
   if (ending == ".bin") return inspect_shard(path, options);
@@ -136,7 +156,8 @@ json inspect(const fs::path& path, const InspectOptions& options) {
   if (ending == ".model") return inspect_tokenizer(path);
   if (ending == ".yaml" || ending == ".yml") return inspect_config(path);
   throw ConfigError(
-      fmt::format("{}: inspect knows checkpoint folders and files that end in .safetensors, .bin, .idx, "
+      fmt::format("{}: inspect knows folders of checkpoints and of token shards, and files that end in "
+                  ".safetensors, .bin, .idx, "
                   ".model, .yaml or .yml",
                   path.string()));
 }
@@ -145,6 +166,7 @@ std::string inspection_text(const json& j) {
   const std::string kind = j["kind"];
   if (kind == "checkpoint") return checkpoint_text(j);
   if (kind == "checkpoints") return checkpoints_text(j);
+  if (kind == "dataset") return dataset_text(j);
   if (kind == "shard") return shard_text(j);
   if (kind == "tokenizer") return tokenizer_text(j);
   if (kind == "config") return config_text(j);

@@ -34,8 +34,8 @@ void add_inspect_command(CLI::App& app) {
   command
       ->add_option(
           "PATH", options->path,
-          "A checkpoint, a folder of them or a run's, a .safetensors file, a token shard (.bin, .idx), a "
-          "tokenizer's .model, or an experiment file (.yaml)")
+          "A checkpoint, a folder of them or a run's, a .safetensors file, a folder that `trireme prepare` made, "
+          "a token shard (.bin, .idx), a tokenizer's .model, or an experiment file (.yaml)")
       ->required();
   command->add_flag("--verify", options->verify, "Compares all checksums of checkpoints");
   command->add_flag("--quick", options->quick, "Reads no values: names, shapes and sizes alone");

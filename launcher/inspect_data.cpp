@@ -1,9 +1,12 @@
-// Inspection of token shards, tokenizers and experiment files.
+// Inspection of data sets, token shards, tokenizers and experiment files.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "core/data/dataset_info.h"
 #include "core/data/token_shard.h"
 #include "core/data/tokenizer.h"
 #include "core/error.h"
@@ -43,6 +46,29 @@ json token_statistics(const TokenShard& shard) {
 }
 
 }  // namespace
+
+json inspect_dataset(const fs::path& folder) {
+  const std::optional<DatasetInfo> info = read_dataset_info(folder);
+  if (!info) throw ConfigError(fmt::format("{}: there is no {}", folder.string(), kDatasetInfoFile));
+  json result{{"kind", "dataset"},
+              {"path", folder.string()},
+              {"complete", info->complete},
+              {"tokenizer", info->tokenizer},
+              {"vocab", info->vocab},
+              {"end_of_text", info->end_of_text},
+              {"inputs", json::array()},
+              {"settings", json::parse(info->settings)}};
+  for (const InputInfo& input : info->inputs) result["inputs"].push_back(input.path);
+  for (const auto& [name, split] : {std::pair("train", &info->train), std::pair("valid", &info->valid)}) {
+    json files = json::array();
+    for (const ShardFile& file : split->files) files.push_back(file.name);
+    result[name] = {{"tokens", split->tokens},
+                    {"documents", split->documents},
+                    {"text_bytes", split->text_bytes},
+                    {"files", files}};
+  }
+  return result;
+}
 
 json inspect_shard(const fs::path& bin_file, const InspectOptions& options) {
   const TokenShard shard = open_token_shard(bin_file);
@@ -89,7 +115,11 @@ json inspect_config(const fs::path& yaml_file) {
               {"tokens_per_step", config.batch.global * sequence},
               {"tokens", config.batch.global * sequence * config.run.steps}};
   // The model's size is known once its vocabulary is: from the file, or from the data's tokenizer.
-  if (config.model.vocab == 0) config.model.vocab = padded_vocab(read_data_info(config.data).vocab);
+  try {
+    if (config.model.vocab == 0) config.model.vocab = padded_vocab(read_data_info(config.data).vocab);
+  } catch (const ConfigError& error) {
+    result["problem"] = error.what();  // data that is not there yet, for one; the config can be shown all the same
+  }
   if (config.model.vocab > 0) {
     config.model = resolve_model(config.model);
     result["parameters"] = make_model(config.model)->num_parameters();

@@ -76,6 +76,10 @@ void write_dataset_info(const std::filesystem::path& folder, const DatasetInfo& 
   sync_folder(folder);
 }
 
+std::string tokenizer_in(const std::filesystem::path& folder, const DatasetInfo& info) {
+  return info.tokenizer_file.empty() ? info.tokenizer : (folder / info.tokenizer_file).string();
+}
+
 std::string tokenizer_beside(const std::string& glob) {
   const std::filesystem::path folder = folder_of(find_token_files(glob).front());
   const auto info = read_dataset_info(folder);
@@ -84,7 +88,7 @@ std::string tokenizer_beside(const std::string& glob) {
         fmt::format("{} has no {} that names the tokenizer: set data.tokenizer to '{}' or a sentencepiece "
                     ".model",
                     folder.string(), kDatasetInfoFile, kBytesTokenizer));
-  return info->tokenizer_file.empty() ? info->tokenizer : (folder / info->tokenizer_file).string();
+  return tokenizer_in(folder, *info);
 }
 
 }  // namespace trireme

@@ -49,6 +49,9 @@ std::optional<DatasetInfo> read_dataset_info(const std::filesystem::path& folder
 /// Replaces the file at once, durably. IoError when it can't.
 void write_dataset_info(const std::filesystem::path& folder, const DatasetInfo& info);
 
+/// What make_tokenizer() needs for the data of a folder, whose info it is.
+std::string tokenizer_in(const std::filesystem::path& folder, const DatasetInfo& info);
+
 /// What make_tokenizer() needs for data of a glob: "bytes", or the path of the model beside the shards.
 /// ConfigError when no dataset.json tells.
 std::string tokenizer_beside(const std::string& glob);

@@ -93,6 +93,7 @@ bool is_up_to_date(const PrepareOptions& options, const TextInput& input, const 
 std::set<std::string> files_of(const std::optional<DatasetInfo>& info) {
   std::set<std::string> names;
   if (!info) return names;
+  if (!info->tokenizer_file.empty()) names.insert(info->tokenizer_file);
   for (const SplitInfo* split : {&info->train, &info->valid})
     for (const ShardFile& file : split->files) names.insert(file.name);
   return names;

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -38,6 +40,7 @@ TextFile inspect(const std::filesystem::path& path) {
 std::string read_bytes(const TextFile& file, int64_t begin, int64_t end) {
   std::string bytes(static_cast<size_t>(end - begin), '\0');
   std::ifstream in(file.path, std::ios::binary);
+  if (!in) throw IoError(fmt::format("{}: can't be opened: {}", file.path.string(), std::strerror(errno)));
   in.seekg(begin);
   in.read(bytes.data(), end - begin);
   if (!in)

@@ -228,6 +228,32 @@ TEST_F(PrepareTest, FewerShardsThanBeforeLeaveNoOldOnes) {
   EXPECT_EQ(text("train") + text("valid"), text_of(100));
 }
 
+TEST_F(PrepareTest, AnotherTokenizerLeavesNoOldModel) {
+  input("a.txt", text_of(300));
+  options_.tokenizer = "sentencepiece";
+  options_.vocab = 300;
+  prepare(options_);
+  options_.tokenizer = "bytes";
+  prepare(options_);
+  EXPECT_THAT(out_files(), UnorderedElementsAre("train_000000.bin", "valid_000000.bin", "dataset.json"));
+
+  write_file(options_.out / "tokenizer.model", "somebody else's");
+  options_.valid_fraction = 0.2;
+  prepare(options_);
+  EXPECT_EQ(read_file(options_.out / "tokenizer.model"), "somebody else's");
+}
+
+TEST_F(PrepareTest, AModelIsKeptWhenItIsTheOneThatIsGiven) {
+  input("a.txt", text_of(300));
+  options_.tokenizer = "sentencepiece";
+  options_.vocab = 300;
+  prepare(options_);
+  const std::string model = read_file(options_.out / "tokenizer.model");
+  options_.tokenizer = options_.out / "tokenizer.model";
+  EXPECT_FALSE(prepare(options_).up_to_date);
+  EXPECT_EQ(read_file(options_.out / "tokenizer.model"), model);
+}
+
 TEST_F(PrepareTest, ShardsOfOthersAreLeftAlone) {
   input("a.txt", text_of(10));
   std::filesystem::create_directories(options_.out);
@@ -351,6 +377,14 @@ TEST_F(PrepareTest, FullDiskLeavesTheOldDataWhole) {
 TEST_F(PrepareTest, ShardsWithoutInfoHaveNoKnownTokenizer) {
   write_shard(ShardFormat::llmc, folder_ / "a.bin", counting(0, 10));
   EXPECT_THAT(error_of([this] { tokenizer_beside(folder_ / "*.bin"); }), HasSubstr("data.tokenizer"));
+}
+
+TEST(TextInput, AFileThatCannotBeOpenedSaysWhy) {
+  TemporaryFolder folder;
+  write_file(folder / "a.txt", "some text\n");
+  const TextInput input({folder / "a.txt"}, "text", false);
+  std::filesystem::remove(folder / "a.txt");  // as one without permission, which root has
+  EXPECT_THAT(error_of<IoError>([&] { input.read(TextRange{0, 0, 4}); }), HasSubstr("No such file"));
 }
 
 TEST(TextInput, BlocksCoverEachFileAndEndAtLines) {

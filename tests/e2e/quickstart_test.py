@@ -21,7 +21,7 @@ class Quickstart(CommandTest):
         arguments = [text, "--work", self.folder, "--command", TRIREME, "--set", "model.layers=1", "--set", "model.width=64",
                      "--set", "run.steps=6", "--set", "batch.global=8", "--set", "batch.micro=4"]
         shown = self.quickstart(*arguments)
-        self.assertRegex(shown, r"\d\.\d+ bits per byte")
+        self.assertRegex(shown, r"\n\d\.\d{3} bits per byte")
         self.assertIn("And it came to pass", shown)
         run = self.folder / "runs" / "quickstart-story"
         self.assertEqual(len(self.metrics(run)), 6)
@@ -29,6 +29,9 @@ class Quickstart(CommandTest):
 
         self.assertIn("Finished before", self.quickstart(*arguments))
         self.assertEqual((run / "metrics.jsonl").stat().st_mtime_ns, before)
+
+        self.assertIn("did you mean", self.quickstart(*arguments, "--set", "run.stepz=7", status=2))
+        self.assertTrue((run / "quickstart.done").exists())  # still there
 
         self.assertIn("kept as", self.quickstart(*arguments, "--set", "run.steps=7"))
         self.assertEqual(len(self.metrics(run)), 7)

@@ -129,6 +129,11 @@ class WrongUse(CommandTest):
         self.assertEqual(done.returncode, 1, done.stderr)
         self.assertIn("standard output", done.stderr)
 
+    def test_more_threads_than_can_be_started(self):
+        shown = self.trireme("train", self.make_config(), extra_environment={"OMP_NUM_THREADS": "100000"}, status=2)
+        self.assertIn("4096", shown)
+        self.assertIn("run.threads", shown)
+
     def test_a_number_out_of_range_is_named_in_few_words(self):
         cases = [("eval", "--threads"), ("eval", "--batches"), ("eval", "--micro"), ("eval", "--sequence"), ("generate", "--threads"),
                  ("generate", "--seed"), ("import", "--vocab")]

@@ -13,6 +13,7 @@
 
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/safetensors.h"
+#include "core/data/prepare.h"
 #include "core/data/shard_writer.h"
 #include "core/error.h"
 #include "launcher/tensor_statistics.h"
@@ -137,6 +138,23 @@ TEST(Inspect, Shards) {
   EXPECT_EQ(inspect(folder / "megatron.idx", {})["tokens"], 4);
 }
 
+TEST(Inspect, ADataSet) {
+  const TemporaryFolder folder;
+  std::ofstream(folder / "a.txt") << "one\ntwo\nthree\n";
+  PrepareOptions options;
+  options.inputs = {folder / "a.txt"};
+  options.out = folder / "out";
+  options.tokenizer = "bytes";
+  options.valid_fraction = 0.4;
+  prepare(options);
+  const json found = inspect(folder / "out", {});
+  EXPECT_EQ(found["tokenizer"], "bytes");
+  EXPECT_EQ(found["train"]["tokens"], 9);
+  EXPECT_EQ(found["valid"]["text_bytes"], 6);
+  EXPECT_EQ(inspect(folder / "out" / "dataset.json", {}), found);
+  EXPECT_THAT(inspection_text(found), HasSubstr("bytes tokenizer, vocabulary 257, from 1 input\n"));
+}
+
 TEST(Inspect, AnExperimentFile) {
   const TemporaryFolder folder;
   const fs::path path = folder / "tiny.yaml";
@@ -147,6 +165,16 @@ TEST(Inspect, AnExperimentFile) {
   EXPECT_EQ(found["tokens"], 10 * 4 * 32);
   // 64 and 32 rows of embeddings, 2 blocks of 12 C^2 + 13 C, the last norm
   EXPECT_EQ(found["parameters"], (64 + 32) * 32 + 2 * (12 * 32 * 32 + 13 * 32) + 2 * 32);
+  EXPECT_THAT(inspection_text(found), HasSubstr("weight_decay"));
+}
+
+TEST(Inspect, AnExperimentFileWhoseDataIsNotThere) {
+  const TemporaryFolder folder;
+  const fs::path path = folder / "tiny.yaml";
+  std::ofstream(path) << "model: {preset: tiny}\ndata: {train: nowhere/train*.bin}\n";
+  const json found = inspect(path, {});
+  EXPECT_FALSE(found.contains("parameters"));
+  EXPECT_THAT(inspection_text(found), HasSubstr("problem: no token shard is called"));
   EXPECT_THAT(inspection_text(found), HasSubstr("weight_decay"));
 }
 

@@ -1,4 +1,5 @@
 // The host backend: memory on huge pages, first touched by the threads that use it; work is done at once.
+#include <fmt/format.h>
 #include <omp.h>
 #include <unistd.h>
 #include <sys/mman.h>
@@ -6,15 +7,22 @@
 #include <cstring>
 
 #include "core/backend/cpu/kernels.h"
+#include "core/error.h"
 
 namespace trireme {
 namespace {
 
 constexpr size_t kHugePageBytes = size_t{2} << 20;
 
+constexpr int kMostThreads = 4096;  // OpenMP crashes where the system grants it fewer than it is told to start
+
 class CpuBackend : public Backend {
  public:
-  explicit CpuBackend(int num_threads) : num_threads_(num_threads > 0 ? num_threads : omp_get_max_threads()) {}
+  explicit CpuBackend(int num_threads) : num_threads_(num_threads > 0 ? num_threads : omp_get_max_threads()) {
+    if (num_threads_ > kMostThreads)
+      throw ConfigError(fmt::format("threads: up to {} can compute, got {}; set run.threads, --threads or OMP_NUM_THREADS",
+                                    kMostThreads, num_threads_));
+  }
 
   Device device() const override { return {DeviceKind::cpu, 0}; }
 
