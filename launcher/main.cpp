@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/text.h"
 #include "launcher/commands.h"
+#include "launcher/crash_report.h"
 
 namespace {
 
@@ -82,5 +83,6 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  trireme::report_crashes(argv[0]);
   return run(argc, argv);
 }

@@ -9,6 +9,7 @@
 #include "comm/scoped_timeout.h"
 #include "core/data/batch_plan.h"
 #include "launcher/choose_device.h"
+#include "core/text.h"
 #include "launcher/layout_report.h"
 #include "launcher/peak.h"
 #include "launcher/profile_report.h"
@@ -164,16 +165,17 @@ void Trainer::start_reports() {
   peak_flops_ = peak[0];
   world_.all_reduce(as_tensor(peak), ReduceOp::sum, "peak rate").wait();
   if (world_.rank() != 0) return;
-  std::filesystem::create_directories(config_.run.out);
+  std::error_code error;
+  std::filesystem::create_directories(config_.run.out, error);
+  if (error) throw IoError(fmt::format("cannot make the folder run.out: {}: {}", config_.run.out, error.message()));
   write_text_durably(std::filesystem::path(config_.run.out) / "config.yaml", to_yaml(config_));
   keep_tokenizer();
   report_ = std::make_unique<RunReport>(config_.run, progress_.step, model().flops_per_token(geometry_.sequence), peak[0]);
   constexpr int kMostRanksShown = 64;
   if (!layout_.empty() && world_.size() <= kMostRanksShown) report_->note(layout_);
-  report_->note(fmt::format("{}: {} parameters, {} rank{} of {} thread{}, batch {} x {} tokens in {} micro-batch{} a rank",
-                            config_.model.kind, model().num_parameters(), world_.size(), world_.size() == 1 ? "" : "s",
-                            engine_.backend().num_threads(), engine_.backend().num_threads() == 1 ? "" : "s",
-                            geometry_.global, geometry_.sequence, micro_batches_, micro_batches_ == 1 ? "" : "es"));
+  report_->note(fmt::format("{}: {} parameters, {} of {}, batch {} x {} tokens in {} a rank", config_.model.kind,
+                            model().num_parameters(), counted(world_.size(), "rank"), counted(engine_.backend().num_threads(), "thread"),
+                            geometry_.global, geometry_.sequence, micro_batches_ == 1 ? "1 micro-batch" : fmt::format("{} micro-batches", micro_batches_)));
 }
 
 /// A copy of the tokenizer's model in the run's folder, so that the run stays usable without its data.
@@ -219,7 +221,7 @@ StepMetrics Trainer::collect() {
   m.tokens = progress_.tokens;
   m.step_ms = result.seconds * 1e3;
   m.tokens_per_s = static_cast<double>(tokens) / result.seconds;
-  if (report_) report_->step(m, engine_.allocator().stats().current_total_bytes);
+  if (report_) report_->step(m, engine_.allocator().stats().peak_total_bytes);
   return m;
 }
 

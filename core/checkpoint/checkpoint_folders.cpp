@@ -102,6 +102,8 @@ std::optional<fs::path> choose_resume(const fs::path& root, const CheckpointLog&
 }
 
 fs::path resolve_checkpoint(const fs::path& path, const CheckpointLog& log, const CheckpointCheck& check) {
+  if (fs::exists(path) && !fs::is_directory(path))
+    throw ConfigError(fmt::format("no checkpoint at {}: it is a file; name a checkpoint's folder, or a run's", path.string()));
   if (fs::exists(path / kManifestName)) return path;
   if (const auto chosen = choose_resume(path, log, check)) return *chosen;
   if (!fs::exists(path))

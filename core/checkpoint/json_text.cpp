@@ -17,9 +17,10 @@ nlohmann::json parse_json(std::string_view text, const std::string& source) {
   };
   try {
     return nlohmann::json::parse(text, limit_depth);
+  } catch (const nlohmann::json::parse_error& error) {  // its text repeats what was read last, which may be long
+    throw ConfigError(fmt::format("{}: is not whole JSON, so it is damaged or was cut short (at byte {})", source, error.byte));
   } catch (const nlohmann::json::exception& error) {
-    throw ConfigError(
-        fmt::format("{}: is not whole JSON, so it is damaged or was cut short ({})", source, error.what()));
+    throw ConfigError(fmt::format("{}: is not whole JSON, so it is damaged or was cut short ({})", source, error.what()));
   }
 }
 
