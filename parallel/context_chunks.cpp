@@ -25,14 +25,17 @@ void check_context_chunks(int64_t tokens, int64_t ranks) {
   if (ranks < 1) throw ConfigError(fmt::format("parallel.context = {} must be 1 or more", ranks));
   if (works(tokens, ranks)) return;
   const int64_t chunks = 2 * ranks, below = tokens / chunks * chunks;
-  throw ConfigError(fmt::format(
-      "batch.sequence = {} does not divide into 2 * parallel.context = {} chunks; set batch.sequence to {}{}, or "
-      "parallel.context to {}",
-      tokens, chunks, below > 0 ? fmt::format("{} or ", below) : "", below + chunks, nearest_ranks(tokens, ranks)));
+  throw ConfigError(
+      fmt::format("batch.sequence = {} does not divide into 2 * parallel.context = {} chunks; set "
+                  "batch.sequence to {}{}, or "
+                  "parallel.context to {}",
+                  tokens, chunks, below > 0 ? fmt::format("{} or ", below) : "", below + chunks,
+                  nearest_ranks(tokens, ranks)));
 }
 
 std::array<TokenRange, 2> ContextChunks::ranges() const {
-  const int64_t first = local_tokens() / 2, second = local_tokens() - first;  // equal if there are several ranks
+  const int64_t first = local_tokens() / 2,
+                second = local_tokens() - first;  // equal if there are several ranks
   return {TokenRange{rank * first, (rank + 1) * first},
           TokenRange{tokens - (rank + 1) * second, tokens - rank * second}};
 }
@@ -50,7 +53,8 @@ std::vector<int32_t> take_chunks(std::span<const int32_t> samples, const Context
   taken.reserve(samples.size() / static_cast<size_t>(chunks.ranks));
   for (size_t sample = 0; sample < samples.size(); sample += tokens)
     for (const TokenRange& range : chunks.ranges()) {
-      const auto part = samples.subspan(sample + static_cast<size_t>(range.begin), static_cast<size_t>(range.size()));
+      const auto part =
+          samples.subspan(sample + static_cast<size_t>(range.begin), static_cast<size_t>(range.size()));
       taken.insert(taken.end(), part.begin(), part.end());
     }
   return taken;

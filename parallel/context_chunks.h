@@ -1,6 +1,6 @@
-// How the tokens of a sample are spread over c context ranks: cut into 2c chunks, of which rank r has the r-th from the
-// front and the r-th from the back (the "zigzag" of ring attention). Under a causal mask late tokens see more keys than
-// early ones; with one of each all ranks have the same work.
+// How the tokens of a sample are spread over c context ranks: cut into 2c chunks, of which rank r has the
+// r-th from the front and the r-th from the back (the "zigzag" of ring attention). Under a causal mask late
+// tokens see more keys than early ones; with one of each all ranks have the same work.
 #pragma once
 
 #include <array>
@@ -12,7 +12,8 @@
 
 namespace trireme {
 
-/// ConfigError, saying which numbers would work, unless `tokens` divide into 2 * ranks chunks. One rank takes any.
+/// ConfigError, saying which numbers would work, unless `tokens` divide into 2 * ranks chunks. One rank takes
+/// any.
 void check_context_chunks(int64_t tokens, int64_t ranks);
 
 /// The tokens of rank `rank`, for sizes that check_context_chunks() accepts.

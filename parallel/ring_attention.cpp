@@ -18,7 +18,8 @@ class RingAttentionOp : public Op {
   Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved& saved) const override {
     const Tensor& qkv = inputs[0];
     Tensor held = pack_keys(ctx, qkv), spare = ctx.empty(held.shape(), held.dtype());
-    Tensor total = ctx.empty({qkv.dim(0), query_width()}), lse = ctx.empty({shape_.batch, shape_.heads, shape_.tokens});
+    Tensor total = ctx.empty({qkv.dim(0), query_width()}),
+           lse = ctx.empty({shape_.batch, shape_.heads, shape_.tokens});
     for (int step = 0; step < ring_.size(); ++step) {
       const Exchange exchange = begin_exchange(ctx, step, held, spare);
       attend(ctx, qkv, held, step, total, lse);
@@ -34,8 +35,9 @@ class RingAttentionOp : public Op {
     return {out};
   }
 
-  // The gradients of one rank's keys begin at the rank after it and follow the keys round the ring; each rank adds its
-  // part, and the owner adds the sum to its own. A part is computed while the sum of the ranks before is on its way.
+  // The gradients of one rank's keys begin at the rank after it and follow the keys round the ring; each rank
+  // adds its part, and the owner adds the sum to its own. A part is computed while the sum of the ranks
+  // before is on its way.
   Tensors backward_input(Context& ctx, Saved& saved, Tensors dout) const override {
     const auto& [qkv, out, lse] = std::tie(saved.tensors[0], saved.tensors[1], saved.tensors[2]);
     Tensor held = pack_keys(ctx, qkv), spare = ctx.empty(held.shape(), held.dtype());
@@ -98,9 +100,11 @@ class RingAttentionOp : public Op {
     return ring_.recv(to, previous(), kGradientsTag, "gradients of keys and values", ctx.stream);
   }
 
-  /// Which queries meet which keys in `step`, when this rank holds the keys of the rank that many places before it.
+  /// Which queries meet which keys in `step`, when this rank holds the keys of the rank that many places
+  /// before it.
   AttentionBlock block_at(int step) const {
-    const TokenRange all{0, shape_.tokens}, first{0, shape_.tokens / 2}, second{shape_.tokens / 2, shape_.tokens};
+    const TokenRange all{0, shape_.tokens}, first{0, shape_.tokens / 2},
+        second{shape_.tokens / 2, shape_.tokens};
     AttentionBlock block{shape_, shape_.tokens, all, all};
     if (!shape_.causal || step == 0) return block;
     block.shape.causal = false;
@@ -112,7 +116,8 @@ class RingAttentionOp : public Op {
   }
 
   /// Writes (in step 0) or merges the results of `step` into those so far.
-  void attend(Context& ctx, const Tensor& qkv, const Tensor& kv, int step, Tensor& total, Tensor& total_lse) const {
+  void attend(Context& ctx, const Tensor& qkv, const Tensor& kv, int step, Tensor& total,
+              Tensor& total_lse) const {
     const AttentionBlock block = block_at(step);
     const auto forward = ctx.kernel<AttentionBlockForwardKernel>();
     if (step == 0) return forward(ctx, qkv, kv, block, total, total_lse);
@@ -131,8 +136,9 @@ class RingAttentionOp : public Op {
 Tensor ring_attention(Context& ctx, const Tensor& qkv, const AttentionShape& shape, Group& ring) {
   if (ring.size() == 1) return attention(ctx, qkv, shape);
   check_attention_shape(qkv, shape);
-  TRIREME_ASSERT(!shape.causal || shape.tokens % 2 == 0,
-                 fmt::format("ring_attention: {} tokens a rank are not two chunks of one length", shape.tokens));
+  TRIREME_ASSERT(
+      !shape.causal || shape.tokens % 2 == 0,
+      fmt::format("ring_attention: {} tokens a rank are not two chunks of one length", shape.tokens));
   return apply(ctx, std::make_shared<RingAttentionOp>(shape, ring), {qkv})[0];
 }
 

@@ -21,7 +21,7 @@ struct ScaleKernel {
 struct CastKernel {
   using Fn = void(Context&, const Tensor& x, Tensor& out);
 };
-/// to[:, to_column + i] = from[:, from_column + i] for i < count, in `to`'s type. Matrices of as many rows, of f32, bf16 or f16.
+/// to[:, to_column + i] = from[:, from_column + i] for i < count. Matrices of as many rows, each of f32, bf16 or f16.
 struct CopyColumnsKernel {
   using Fn = void(Context&, const Tensor& from, int64_t from_column, int64_t count, Tensor& to, int64_t to_column);
 };

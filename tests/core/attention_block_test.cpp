@@ -1,5 +1,5 @@
-// Attention in blocks against attention() of the whole: outputs and gradients, in f32 and bf16. (Finite differences,
-// threads, and GPUs: the op table.)
+// Attention in blocks against attention() of the whole: outputs and gradients, in f32 and bf16. (Finite
+// differences, threads, and GPUs: the op table.)
 #include <gtest/gtest.h>
 
 #include "tests/core/attention_in_blocks.h"
@@ -51,8 +51,10 @@ TEST_P(AttentionBlocks, AreAsExactAsTheWholeInBf16) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionBlocks,
-                         testing::Values(Case{{2, 37, 3, 3, 19, true}, 11}, Case{{1, 300, 2, 2, 64, true}, 129},
-                                         Case{{2, 131, 4, 2, 40, true}, 1}, Case{{1, 70, 6, 2, 16, false}, 69},
+                         testing::Values(Case{{2, 37, 3, 3, 19, true}, 11},
+                                         Case{{1, 300, 2, 2, 64, true}, 129},
+                                         Case{{2, 131, 4, 2, 40, true}, 1},
+                                         Case{{1, 70, 6, 2, 16, false}, 69},
                                          Case{{2, 200, 2, 1, 64, false}, 64}));
 
 }  // namespace

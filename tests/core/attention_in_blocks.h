@@ -1,5 +1,5 @@
-// attention() once more, put together from the kernels of attention in blocks on one rank: each sample is cut in two,
-// and the second part meets the keys of the first one apart from its own.
+// attention() once more, put together from the kernels of attention in blocks on one rank: each sample is cut
+// in two, and the second part meets the keys of the first one apart from its own.
 #pragma once
 
 #include <cmath>

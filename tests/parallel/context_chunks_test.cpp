@@ -14,7 +14,8 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 TEST(ContextChunksTest, EveryTokenHasOneOwner) {
-  const std::vector<std::pair<int64_t, int64_t>> cuts{{24, 1}, {25, 1}, {24, 2}, {24, 3}, {24, 4}, {6, 3}, {1, 1}};
+  const std::vector<std::pair<int64_t, int64_t>> cuts{{24, 1}, {25, 1}, {24, 2}, {24, 3},
+                                                      {24, 4}, {6, 3},  {1, 1}};
   for (const auto& [tokens, ranks] : cuts) {
     std::vector<int> owners(static_cast<size_t>(tokens));
     for (int64_t rank = 0; rank < ranks; ++rank) {
@@ -22,7 +23,8 @@ TEST(ContextChunksTest, EveryTokenHasOneOwner) {
       ASSERT_EQ(chunks.local_tokens() * ranks, tokens);
       for (int64_t t = 0; t < chunks.local_tokens(); ++t) {
         ++owners[static_cast<size_t>(chunks.position(t))];
-        EXPECT_TRUE(t == 0 || chunks.position(t) > chunks.position(t - 1));  // a causal mask of local tokens is right
+        EXPECT_TRUE(t == 0 ||
+                    chunks.position(t) > chunks.position(t - 1));  // a causal mask of local tokens is right
       }
     }
     EXPECT_THAT(owners, testing::Each(1)) << tokens << " tokens, " << ranks << " ranks";
@@ -64,7 +66,8 @@ TEST(ContextChunksTest, SaysWhichNumbersWork) {
   EXPECT_EQ(refusal(24, 3), "accepted");
   EXPECT_EQ(refusal(25, 1), "accepted");
   EXPECT_EQ(refusal(1000, 3),
-            "batch.sequence = 1000 does not divide into 2 * parallel.context = 6 chunks; set batch.sequence to 996 or "
+            "batch.sequence = 1000 does not divide into 2 * parallel.context = 6 chunks; set batch.sequence "
+            "to 996 or "
             "1002, or parallel.context to 2 or 4");
   EXPECT_THAT(refusal(8, 16), HasSubstr("set batch.sequence to 32, or parallel.context to 4"));
   EXPECT_THAT(refusal(7, 2), HasSubstr("set batch.sequence to 4 or 8, or parallel.context to 1"));

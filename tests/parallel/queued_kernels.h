@@ -1,5 +1,5 @@
-// Kernels of the host on a FakeDevice: they run when their turn in the stream comes, and keep no tensor alive until then,
-// as on a GPU. So a missing wait shows as a wrong result.
+// Kernels of the host on a FakeDevice: they run when their turn in the stream comes, and keep no tensor alive
+// until then, as on a GPU. So a missing wait shows as a wrong result.
 #pragma once
 
 #include <memory>
@@ -13,7 +13,8 @@ namespace trireme {
 /// The same memory, owned by nobody.
 inline Tensor unowned(const Tensor& t) {
   if (!t.defined()) return t;
-  return {std::make_shared<Storage>(std::shared_ptr<void>(), t.raw(), t.bytes()), 0, t.shape(), t.dtype(), Device{}};
+  return {std::make_shared<Storage>(std::shared_ptr<void>(), t.raw(), t.bytes()), 0, t.shape(), t.dtype(),
+          Device{}};
 }
 template <class T>
 T unowned(const T& value) {

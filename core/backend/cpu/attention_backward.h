@@ -1,5 +1,5 @@
-// The backward pass of attention in tiles, for gradients that are written beside one another and for those that are
-// summed up elsewhere.
+// The backward pass of attention in tiles, for gradients that are written beside one another and for those
+// that are summed up elsewhere.
 #pragma once
 
 #include "core/backend/cpu/attention_tiles.h"

@@ -1,4 +1,5 @@
-// Attention in blocks: the tiles of the forward and the backward pass on ranges of tokens, and merging their results.
+// Attention in blocks: the tiles of the forward and the backward pass on ranges of tokens, and merging their
+// results.
 #include "core/ops/attention_block.h"
 
 #include <cmath>

@@ -123,21 +123,21 @@ void attention_forward(Context& ctx, const Tensor& qkv, const AttentionShape& sh
     const T* data = qkv.data<T>();
     const int64_t stride = shape.qkv_width();
     attend<T, T>(ctx, {.queries = data,
-                    .query_batch_stride = shape.tokens * stride,
-                    .query_stride = stride,
-                    .keys = data + shape.heads * shape.head_dim,
-                    .values = data + (shape.heads + shape.kv_heads) * shape.head_dim,
-                    .key_batch_stride = shape.tokens * stride,
-                    .key_stride = stride,
-                    .out = out.data<T>(),
-                    .lse = lse.data<float>(),
-                    .batch = shape.batch,
-                    .heads = shape.heads,
-                    .kv_heads = shape.kv_heads,
-                    .head_dim = shape.head_dim,
-                    .num_queries = shape.tokens,
-                    .num_keys = shape.tokens,
-                    .causal = shape.causal});
+                       .query_batch_stride = shape.tokens * stride,
+                       .query_stride = stride,
+                       .keys = data + shape.heads * shape.head_dim,
+                       .values = data + (shape.heads + shape.kv_heads) * shape.head_dim,
+                       .key_batch_stride = shape.tokens * stride,
+                       .key_stride = stride,
+                       .out = out.data<T>(),
+                       .lse = lse.data<float>(),
+                       .batch = shape.batch,
+                       .heads = shape.heads,
+                       .kv_heads = shape.kv_heads,
+                       .head_dim = shape.head_dim,
+                       .num_queries = shape.tokens,
+                       .num_keys = shape.tokens,
+                       .causal = shape.causal});
   });
 }
 

@@ -60,7 +60,7 @@ void cast_kernel(Context& ctx, const Tensor& x, Tensor& out) {
 }
 
 void copy_columns_kernel(Context& ctx, const Tensor& from, int64_t from_column, int64_t count, Tensor& to,
-                  int64_t to_column) {
+                         int64_t to_column) {
   const int64_t from_stride = from.dim(1), to_stride = to.dim(1);
   dispatch_float("copy of columns", from.dtype(), [&](auto from_type) {
     dispatch_float("copy of columns", to.dtype(), [&](auto to_type) {

@@ -10,7 +10,7 @@ namespace {
 constexpr int kThreads = 256;
 
 struct MergeOperands {
-  const float *out, *lse;         // [B, n, H, D] and [B, H, n]
+  const float *out, *lse;        // [B, n, H, D] and [B, H, n]
   float *total_out, *total_lse;  // [B, T, H, D] and [B, H, T]; queries [begin, begin + n) of T
   int64_t n, tokens, begin;
   int heads, head_dim;
@@ -48,7 +48,8 @@ void merge(Context& ctx, const Tensor& out, const Tensor& lse, const AttentionBl
                         .begin = block.queries.begin,
                         .heads = static_cast<int>(block.shape.heads),
                         .head_dim = static_cast<int>(block.shape.head_dim)};
-  merge_kernel<<<static_cast<unsigned>(ceil_div(rows * kWarp, kThreads)), kThreads, 0, raw_stream(ctx)>>>(rows, x);
+  merge_kernel<<<static_cast<unsigned>(ceil_div(rows * kWarp, kThreads)), kThreads, 0, raw_stream(ctx)>>>(
+      rows, x);
   check_launch("merging attention");
 }
 

@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kFlashThreads)
 #pragma unroll
   for (int i = 0; i < kPatch; ++i) inverse[i] = 1.0f / softmax.sum[i];
   sums.store(HeadRows<Out>{x.out + (b * x.num_queries + first) * out_stride + h * x.head_dim, out_stride,
-                         x.head_dim, x.packed},
+                           x.head_dim, x.packed},
              count, inverse);
   if (!x.lse || tx != 0) return;
 #pragma unroll
@@ -127,8 +127,8 @@ void run_forward(const Context& ctx, int64_t batch, const ForwardOperands<T, Out
   dispatch_dim(x.head_dim, [&](auto dim) {
     constexpr int kDim = decltype(dim)::value;
     const int64_t num_tiles = ceil_div(x.num_queries, FlashTile<kDim>::kTile);
-    launch_flash("attention", ctx, &forward_kernel<T, Out, kDim>, num_tiles * num_heads, FlashTile<kDim>::bytes(3),
-                 x, static_cast<int>(num_tiles), num_heads);
+    launch_flash("attention", ctx, &forward_kernel<T, Out, kDim>, num_tiles * num_heads,
+                 FlashTile<kDim>::bytes(3), x, static_cast<int>(num_tiles), num_heads);
   });
 }
 
@@ -140,29 +140,29 @@ void flash_forward(Context& ctx, const Tensor& qkv, const AttentionShape& s, Ten
     const T* data = elements<T>(qkv);
     const int tokens = static_cast<int>(s.tokens), dim = static_cast<int>(s.head_dim);
     run_forward<T, T>(ctx, s.batch,
-                   {.queries = data,
-                    .query_batch_stride = s.tokens * s.qkv_width(),
-                    .query_stride = s.qkv_width(),
-                    .keys = data + s.heads * s.head_dim,
-                    .values = data + (s.heads + s.kv_heads) * s.head_dim,
-                    .key_batch_stride = s.tokens * s.qkv_width(),
-                    .key_stride = s.qkv_width(),
-                    .out = elements<T>(out),
-                    .lse = elements<float>(lse),
-                    .heads = static_cast<int>(s.heads),
-                    .kv_heads = static_cast<int>(s.kv_heads),
-                    .head_dim = dim,
-                    .num_queries = tokens,
-                    .num_keys = tokens,
-                    .first_position = 0,
-                    .causal = s.causal,
-                    .packed = dim % Pack<T>::kSize == 0 && is_aligned(data),
-                    .factor = score_factor(s.head_dim)});
+                      {.queries = data,
+                       .query_batch_stride = s.tokens * s.qkv_width(),
+                       .query_stride = s.qkv_width(),
+                       .keys = data + s.heads * s.head_dim,
+                       .values = data + (s.heads + s.kv_heads) * s.head_dim,
+                       .key_batch_stride = s.tokens * s.qkv_width(),
+                       .key_stride = s.qkv_width(),
+                       .out = elements<T>(out),
+                       .lse = elements<float>(lse),
+                       .heads = static_cast<int>(s.heads),
+                       .kv_heads = static_cast<int>(s.kv_heads),
+                       .head_dim = dim,
+                       .num_queries = tokens,
+                       .num_keys = tokens,
+                       .first_position = 0,
+                       .causal = s.causal,
+                       .packed = dim % Pack<T>::kSize == 0 && is_aligned(data),
+                       .factor = score_factor(s.head_dim)});
   });
 }
 
-void flash_forward_block(Context& ctx, const Tensor& qkv, const Tensor& kv, const AttentionBlock& block, Tensor& out,
-                         Tensor& lse) {
+void flash_forward_block(Context& ctx, const Tensor& qkv, const Tensor& kv, const AttentionBlock& block,
+                         Tensor& out, Tensor& lse) {
   const AttentionShape& s = block.shape;
   dispatch_float("attention of a block", qkv.dtype(), [&](auto type) {
     using T = decltype(type);

@@ -1,5 +1,5 @@
-// Attention by kernels of our own, for what cuDNN declines (f32, heads of any size up to 256, a single token), and in blocks.
-// Arithmetic in f32; the same inputs give the same bits.
+// Attention by kernels of our own, for what cuDNN declines (f32, heads of any size up to 256, a single
+// token), and in blocks. Arithmetic in f32; the same inputs give the same bits.
 #pragma once
 
 #include "core/context.h"
@@ -13,10 +13,11 @@ void flash_backward(Context& ctx, const Tensor& qkv, const Tensor& out, const Te
                     const AttentionShape& shape, Tensor& d_qkv);
 
 // As AttentionBlockForwardKernel and AttentionBlockBackwardKernel; lse natural.
-void flash_forward_block(Context& ctx, const Tensor& qkv, const Tensor& kv, const AttentionBlock& block, Tensor& out,
-                         Tensor& lse);
-void flash_backward_block(Context& ctx, const Tensor& qkv, const Tensor& kv, const Tensor& out, const Tensor& lse,
-                          const Tensor& dout, const AttentionBlock& block, Tensor& dq, Tensor& d_kv);
+void flash_forward_block(Context& ctx, const Tensor& qkv, const Tensor& kv, const AttentionBlock& block,
+                         Tensor& out, Tensor& lse);
+void flash_backward_block(Context& ctx, const Tensor& qkv, const Tensor& kv, const Tensor& out,
+                          const Tensor& lse, const Tensor& dout, const AttentionBlock& block, Tensor& dq,
+                          Tensor& d_kv);
 
 /// The queries of qkv, at positions cache.length and on, against the keys and values in the cache, where
 /// those of qkv are already.

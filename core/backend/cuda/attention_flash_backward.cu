@@ -15,7 +15,8 @@ template <class T, class Grad, bool kAdd>
 struct BackwardOperands {
   Heads<const T> queries, keys, values, d_out;
   Heads<Grad> d_queries, d_keys, d_values;
-  const float *lse, *delta;  // of head h of sample b at (b * heads + h) * row_stride; delta = sum of d_out * out
+  const float *lse,
+      *delta;  // of head h of sample b at (b * heads + h) * row_stride; delta = sum of d_out * out
   int64_t row_stride;
   int heads, kv_heads, head_dim;
   int num_queries, num_keys;  // the same if causal
@@ -59,7 +60,8 @@ __global__ void __launch_bounds__(kFlashThreads)
   const int tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
 
   // Under a causal mask the first tile is the most work; blocks start in order.
-  const int first = static_cast<int>(blockIdx.x / num_heads) * kTile, num_keys = min(kTile, x.num_keys - first);
+  const int first = static_cast<int>(blockIdx.x / num_heads) * kTile,
+            num_keys = min(kTile, x.num_keys - first);
   const int64_t head = blockIdx.x % num_heads, b = head / x.kv_heads;
   const int g = static_cast<int>(head % x.kv_heads), group = x.heads / x.kv_heads;
   load_tile<kDim>(x.keys.rows(b, g).from(first), num_keys, keys);
@@ -181,15 +183,16 @@ Tensor make_delta(const Context& ctx, const AttentionShape& s, const Tensor& out
   const int64_t rows = delta.numel();
   constexpr int kThreads = 256;
   delta_kernel<<<static_cast<unsigned>(ceil_div(rows * kWarp, kThreads)), kThreads, 0, raw_stream(ctx)>>>(
-      rows, static_cast<int>(s.tokens), static_cast<int>(s.heads), static_cast<int>(s.head_dim), elements<T>(out),
-      elements<T>(d_out), elements<float>(delta));
+      rows, static_cast<int>(s.tokens), static_cast<int>(s.heads), static_cast<int>(s.head_dim),
+      elements<T>(out), elements<T>(d_out), elements<float>(delta));
   check_launch("attention backward");
   return delta;
 }
 
 /// Heads from `first` on, of tokens from `begin` on, in rows of `stride` elements, `tokens` a sample.
 template <class T>
-Heads<T> heads_of(T* data, int64_t tokens, int64_t stride, int64_t head_dim, int64_t first, int64_t begin = 0) {
+Heads<T> heads_of(T* data, int64_t tokens, int64_t stride, int64_t head_dim, int64_t first,
+                  int64_t begin = 0) {
   data += begin * stride + first * head_dim;
   const bool packed = head_dim % Pack<std::remove_const_t<T>>::kSize == 0 && is_aligned(data);
   return {data, tokens * stride, stride, static_cast<int>(head_dim), packed};
@@ -237,8 +240,9 @@ void flash_backward(Context& ctx, const Tensor& qkv, const Tensor& out, const Te
   });
 }
 
-void flash_backward_block(Context& ctx, const Tensor& qkv, const Tensor& kv, const Tensor& out, const Tensor& lse,
-                          const Tensor& d_out, const AttentionBlock& block, Tensor& dq, Tensor& d_kv) {
+void flash_backward_block(Context& ctx, const Tensor& qkv, const Tensor& kv, const Tensor& out,
+                          const Tensor& lse, const Tensor& d_out, const AttentionBlock& block, Tensor& dq,
+                          Tensor& d_kv) {
   const AttentionShape& s = block.shape;
   if (s.batch == 0 || block.queries.size() == 0 || block.keys.size() == 0) return;
   dispatch_float("attention of a block", qkv.dtype(), [&](auto type) {
@@ -248,7 +252,8 @@ void flash_backward_block(Context& ctx, const Tensor& qkv, const Tensor& kv, con
       return heads_of(data, s.tokens, stride, s.head_dim, 0, block.queries.begin);
     };
     const auto keys = [&](auto* data, int64_t first) {
-      return heads_of(data, block.kv_tokens, 2 * s.kv_heads * s.head_dim, s.head_dim, first, block.keys.begin);
+      return heads_of(data, block.kv_tokens, 2 * s.kv_heads * s.head_dim, s.head_dim, first,
+                      block.keys.begin);
     };
     const T *q = elements<T>(qkv), *k = elements<T>(kv), *d_o = elements<T>(d_out);
     const int64_t out_width = s.heads * s.head_dim;
