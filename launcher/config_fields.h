@@ -118,7 +118,7 @@ void describe(V& v, ScheduleConfig& c) {
 template <class V>
 void describe(V& v, OptimConfig& c) {
   v.field("kind", c.kind, "the optimizer", one_of({"adamw", "sgd", "lion", "adafactor"}));
-  v.field("lr", c.lr, "peak learning rate", within_above(0, 1e4));
+  v.field("lr", c.lr, "peak learning rate", above(0));
   v.field("betas", c.betas, "decay of the running means (adamw, lion)", half_open(0, 1));
   v.field("eps", c.eps, "adamw: added to the root of the second moment", above(0));
   v.field("momentum", c.momentum, "sgd", half_open(0, 1));

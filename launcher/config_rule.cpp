@@ -24,12 +24,6 @@ Rule within(double low, double high) {
   return rule;
 }
 
-Rule within_above(double low, double high) {
-  Rule rule = above(low);
-  rule.at_most = high;
-  return rule;
-}
-
 Rule half_open(double low, double end) {
   Rule rule = at_least(low);
   rule.below = end;

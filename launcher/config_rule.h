@@ -27,7 +27,6 @@ inline Rule one_of(std::vector<std::string> choices, std::string note = "") {
 Rule at_least(double low);
 Rule above(double low);
 Rule within(double low, double high);
-Rule within_above(double low, double high);  // above `low`, at most `high`
 Rule half_open(double low, double end);  // at least `low` and below `end`
 Rule auto_or_at_least(double low);
 

@@ -101,6 +101,14 @@ class KilledRank(CommandTest):
         self.assertRegex(shown, TRIREME_NAMES_THE_RANK.format(rank=1) + rf" within {TIMEOUT_S} s")
 
 
+class Crash(CommandTest):
+    def test_a_crash_prints_where_it_happened(self):
+        process = self.start("train", self.make_config(run=ENDLESS))
+        self.wait_for_step(2)
+        process.send_signal(signal.SIGSEGV)
+        self.assertRegex(self.finish(process, status=-signal.SIGSEGV), r"SIGSEGV.*stack trace: \*\*\*\n( +@ .*\n)+")
+
+
 class FullDisk(CommandTest):
     """Room for one checkpoint and not for two: the run fails, says so, and the first one stays whole."""
 
