@@ -66,7 +66,7 @@ void print_schedule(const RunPlan& plan, const PlanOptions& options) {
 }
 
 void plan(const PlanOptions& options) {
-  const RunPlan run = plan_run(load_config(options.config, options.overrides), options.ranks);
+  const RunPlan run = plan_run(load_config(options.config, options.overrides), options.ranks, /*needs_data=*/false);
   const Config& c = run.config;
   const MeshShape& mesh = run.layout.mesh;
   std::string axes;

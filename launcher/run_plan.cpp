@@ -65,10 +65,10 @@ void resolve(RunPlan& plan) {
 
 }  // namespace
 
-RunPlan plan_run(Config config, int64_t ranks) {
+RunPlan plan_run(Config config, int64_t ranks, bool needs_data) {
   RunPlan plan;
   plan.config = std::move(config);
-  plan.data = read_data_info(plan.config.data);
+  if (needs_data || plan.config.model.vocab == 0) plan.data = read_data_info(plan.config.data);
   resolve(plan);
   const Config& c = plan.config;
   const int64_t data_ranks = plan_mesh(c.parallel, ranks).size(Axis::data);

@@ -19,8 +19,9 @@ struct RunPlan {
   ParallelPlan layout;
 };
 
-/// ConfigError when something doesn't fit, with the numbers that would.
-RunPlan plan_run(Config config, int64_t ranks);
+/// ConfigError when something doesn't fit, with the numbers that would. Without `needs_data`, a config that gives its
+/// vocabulary is planned where its data isn't there.
+RunPlan plan_run(Config config, int64_t ranks, bool needs_data = true);
 
 /// What a pipeline rank will need; see estimate_memory.
 MemoryNeeds memory_needs(const RunPlan& plan, int64_t pipeline_rank);
