@@ -148,6 +148,19 @@ std::vector<OpRow> table_rows() {
        [](Context& ctx, Inputs, Parameters p) {
          return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], &p[1], 5)};
        }},
+      {"embedding_of_held_rows",
+       {},
+       {{"w", {V / 3, C}}},
+       [](Context& ctx, Inputs, Parameters p) {
+         return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], nullptr, {}, {V / 2, V})};
+       }},
+      {"embedding_of_held_rows_with_two_runs_of_positions",
+       {},
+       {{"w", {V / 3, C}}, {"positions", {N, C}}},
+       [](Context& ctx, Inputs, Parameters p) {
+         const TokenPositions at(N / 3, 10, 3);
+         return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], &p[1], at, {V / 2, V})};
+       }},
       {"classifier",
        {{N, C}},
        {{"w", {V, C}}},

@@ -57,7 +57,7 @@ class EmbeddingCuda : public testing::Test {
     const std::vector<float> dy = whole_numbers(count * width, 1);
     std::vector<float> want = whole_numbers(kVocab * width, 2);
     Tensor dw = to_device(want, {kVocab, width}, DType::f32);
-    ctx_.kernel<EmbeddingBackwardTokens>()(ctx_, ctx_.from_host<int32_t>(tokens, {1, count}), to_device(dy, {count, width}, dtype), dw);
+    ctx_.kernel<EmbeddingBackwardTokens>()(ctx_, ctx_.from_host<int32_t>(tokens, {1, count}), to_device(dy, {count, width}, dtype), {}, dw);
     for (int64_t n = 0; n < count; ++n)
       for (int64_t c = 0; c < width; ++c)
         want[static_cast<size_t>(tokens[static_cast<size_t>(n)] * width + c)] += dy[static_cast<size_t>(n * width + c)];
