@@ -31,12 +31,11 @@ std::vector<VocabRows> split_vocab(int64_t rows, int64_t ranks) {
                                   "parallel.tensor to {} or less, or make model.vocab larger",
                                   ranks, rows, rows));
   const int64_t step = step_of(rows, ranks), units = (rows + step - 1) / step;
+  // The first ranks take what is left of an equal share: the last unit may be short.
+  const auto first_of = [&](int64_t rank) { return (units / ranks * rank + std::min(rank, units % ranks)) * step; };
   std::vector<VocabRows> parts;
-  for (int64_t rank = 0; rank < ranks; ++rank) {
-    // The last unit may be short, so those of one unit more come first.
-    const int64_t first = (units * rank + ranks - 1) / ranks * step, end = (units * (rank + 1) + ranks - 1) / ranks * step;
-    parts.push_back({first, std::min(end, rows) - first});
-  }
+  for (int64_t rank = 0; rank < ranks; ++rank)
+    parts.push_back({first_of(rank), std::min(first_of(rank + 1), rows) - first_of(rank)});
   return parts;
 }
 

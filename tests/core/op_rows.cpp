@@ -7,6 +7,7 @@
 #include "core/ops/layer_norm.h"
 #include "core/ops/linear.h"
 #include "core/ops/mlp.h"
+#include "tests/core/classifier_parts.h"
 
 namespace trireme {
 namespace {
@@ -174,6 +175,14 @@ std::vector<OpRow> table_rows() {
        [](Context& ctx, Inputs x, Parameters p) {
          return Tensors{
              classifier_loss(ctx, scale(ctx, x[0], 0.1f), p[0], targets_below(ctx, V - 9), 0.5f, V - 9)};
+       }},
+      // The last part is padding alone, and the one before it has a row of padding.
+      {"classifier_of_three_parts",
+       {{N, C}},
+       {{"w", {V, C}}},
+       [](Context& ctx, Inputs x, Parameters p) {
+         const auto op = std::make_shared<ClassifierOfParts>(p[0], 0.5f, V - 9, std::vector<int64_t>{0, 64, V - 8, V}, 50);
+         return apply(ctx, op, {scale(ctx, x[0], 0.1f), targets_below(ctx, V - 9)});
        }},
       {"tied_embedding_and_classifier",
        {},

@@ -27,7 +27,7 @@ struct Layout {
 
 std::vector<Layout> layouts(int ranks) {
   std::vector<Layout> all{{131, 131, split_vocab(131, ranks)},   // nothing divides it
-                          {192, 130, split_vocab(192, ranks)},   // the last rank has padding, and with 3 or more no more
+                          {192, 130, split_vocab(192, ranks)},   // padding on the last rank; of four, on the last two
                           {64, 63, split_vocab(64, ranks)},
                           {ranks, ranks, split_vocab(ranks, ranks)}};
   Layout uneven{90, 50, {}};  // ranks of one row, and all of the last one's far beyond the vocabulary
