@@ -22,7 +22,8 @@ class ChunkPipeline {
       if (&b != buffers_.data() && chunk_rows_ >= rows_) break;  // one chunk is all
       b.logits = ctx.empty({chunk_rows_, part.w.dim(0)}, plan.logits_type, MemoryClass::workspace);
       b.sums = ctx.empty({chunk_rows_, 3}, DType::f32, MemoryClass::workspace);
-      if (group.size() > 1) b.all_sums = ctx.empty({group.size() * chunk_rows_ * 3}, DType::f32, MemoryClass::workspace);
+      if (group.size() > 1)
+        b.all_sums = ctx.empty({group.size() * chunk_rows_ * 3}, DType::f32, MemoryClass::workspace);
     }
   }
 
@@ -56,7 +57,8 @@ class ChunkPipeline {
       return;
     }
     chunk.all_sums = b.all_sums.flat_view(0, all);
-    b.exchange = group_.all_gather(chunk.sums, chunk.all_sums, fmt::format("classifier, rows from {}", at), ctx_.stream);
+    b.exchange = group_.all_gather(chunk.sums, chunk.all_sums, fmt::format("classifier, rows from {}", at),
+                                   ctx_.stream);
   }
 
   void finish(int64_t at) {
@@ -75,8 +77,14 @@ class ChunkPipeline {
 /// Both gradients are made in forward, so B hands dh over and W has nothing left to do.
 class VocabClassifierOp : public Op {
  public:
-  VocabClassifierOp(Parameter& w, float scale, int64_t vocab, int64_t first_row, Group& group, int64_t max_chunk_rows)
-      : parameter_(&w), scale_(scale), vocab_(vocab), first_row_(first_row), group_(group), max_chunk_rows_(max_chunk_rows) {}
+  VocabClassifierOp(Parameter& w, float scale, int64_t vocab, int64_t first_row, Group& group,
+                    int64_t max_chunk_rows)
+      : parameter_(&w),
+        scale_(scale),
+        vocab_(vocab),
+        first_row_(first_row),
+        group_(group),
+        max_chunk_rows_(max_chunk_rows) {}
   std::string_view name() const override { return "vocab_classifier"; }
   std::span<Parameter* const> parameters() const override { return {&parameter_, 1}; }
 
@@ -115,15 +123,18 @@ class VocabClassifierOp : public Op {
 
 }  // namespace
 
-Tensor vocab_classifier_loss(Context& ctx, const Tensor& h, Parameter& w_local, const Tensor& targets, float scale,
-                             int64_t vocab, int64_t first_row, Group& tensor, int64_t max_chunk_rows) {
+Tensor vocab_classifier_loss(Context& ctx, const Tensor& h, Parameter& w_local, const Tensor& targets,
+                             float scale, int64_t vocab, int64_t first_row, Group& tensor,
+                             int64_t max_chunk_rows) {
   TRIREME_ASSERT(h.rank() == 2 && h.dim(0) > 0 && w_local.shape.rank() == 2 && h.dim(1) == w_local.shape[1] &&
                      targets.numel() == h.dim(0),
-                 fmt::format("classifier {}: h {}, w {}, targets {} do not fit", w_local.name, to_string(h.shape()),
-                             to_string(w_local.shape), to_string(targets.shape())));
-  TRIREME_ASSERT(vocab > 0 && first_row >= 0 && w_local.shape[0] > 0,
-                 fmt::format("classifier {}: rows from {} of a vocabulary of {}", w_local.name, first_row, vocab));
-  return apply(ctx, std::make_shared<VocabClassifierOp>(w_local, scale, vocab, first_row, tensor, max_chunk_rows),
+                 fmt::format("classifier {}: h {}, w {}, targets {} do not fit", w_local.name,
+                             to_string(h.shape()), to_string(w_local.shape), to_string(targets.shape())));
+  TRIREME_ASSERT(
+      vocab > 0 && first_row >= 0 && w_local.shape[0] > 0,
+      fmt::format("classifier {}: rows from {} of a vocabulary of {}", w_local.name, first_row, vocab));
+  return apply(ctx,
+               std::make_shared<VocabClassifierOp>(w_local, scale, vocab, first_row, tensor, max_chunk_rows),
                {h, targets})[0];
 }
 

@@ -27,12 +27,15 @@ int64_t step_of(int64_t rows, int64_t ranks) {
 std::vector<VocabRows> split_vocab(int64_t rows, int64_t ranks) {
   TRIREME_ASSERT(rows > 0 && ranks > 0, fmt::format("a vocabulary of {} rows for {} ranks", rows, ranks));
   if (rows < ranks)
-    throw ConfigError(fmt::format("parallel.tensor = {} leaves ranks without a row of the vocabulary's {}; set "
-                                  "parallel.tensor to {} or less, or make model.vocab larger",
-                                  ranks, rows, rows));
+    throw ConfigError(
+        fmt::format("parallel.tensor = {} leaves ranks without a row of the vocabulary's {}; set "
+                    "parallel.tensor to {} or less, or make model.vocab larger",
+                    ranks, rows, rows));
   const int64_t step = step_of(rows, ranks), units = (rows + step - 1) / step;
   // The first ranks take what is left of an equal share: the last unit may be short.
-  const auto first_of = [&](int64_t rank) { return (units / ranks * rank + std::min(rank, units % ranks)) * step; };
+  const auto first_of = [&](int64_t rank) {
+    return (units / ranks * rank + std::min(rank, units % ranks)) * step;
+  };
   std::vector<VocabRows> parts;
   for (int64_t rank = 0; rank < ranks; ++rank)
     parts.push_back({first_of(rank), std::min(first_of(rank + 1), rows) - first_of(rank)});

@@ -1,6 +1,6 @@
-// classifier_part: the classifier where w is a part of the vocabulary, as two kernels a chunk of rows. Between them the ranks
-// that hold the other parts exchange three numbers a row, never logits (Shoeybi et al., Megatron-LM, 2019, section 3).
-// parallel/vocab_classifier.h does so.
+// classifier_part: the classifier where w is a part of the vocabulary, as two kernels a chunk of rows.
+// Between them the ranks that hold the other parts exchange three numbers a row, never logits (Shoeybi et
+// al., Megatron-LM, 2019, section 3). parallel/vocab_classifier.h does so.
 #pragma once
 
 #include <algorithm>
@@ -28,7 +28,8 @@ struct ClassifierPart {
 struct ClassifierPartChunk {
   int64_t begin = 0, end = 0;
   Tensor logits;    // [end - begin, n]
-  Tensor sums;      // f32 [end - begin, 3], of a row: max of its logits here, sum of e^(logit - max), the target's logit or 0
+  Tensor sums;      // f32 [end - begin, 3], of a row: max of its logits here, sum of e^(logit - max), the
+                    // target's logit or 0
   Tensor all_sums;  // f32 [parts, end - begin, 3]: those of all ranks
 
   int64_t rows() const { return end - begin; }
@@ -38,9 +39,10 @@ struct ClassifierPartPlan {
   int64_t chunk_rows = 0;
   DType logits_type = DType::f32;
 };
-/// How to cut h, with `columns` logits a row: into one chunk, or so that the logits of two suit the device. A function of
-/// `columns` and of h, so the same on all ranks. More chunks would hide more of the exchange, but each adds to all of
-/// dw, which takes longer. Throws as classifier_loss() does for targets outside [-1, vocab).
+/// How to cut h, with `columns` logits a row: into one chunk, or so that the logits of two suit the device. A
+/// function of `columns` and of h, so the same on all ranks. More chunks would hide more of the exchange, but
+/// each adds to all of dw, which takes longer. Throws as classifier_loss() does for targets outside [-1,
+/// vocab).
 struct ClassifierPartBegin {
   using Fn = ClassifierPartPlan(Context&, const ClassifierPart& part, int64_t columns);
 };
@@ -48,8 +50,9 @@ struct ClassifierPartBegin {
 struct ClassifierPartLogits {
   using Fn = void(Context&, const ClassifierPart& part, ClassifierPartChunk& chunk);
 };
-/// From all_sums: the chunk's losses, and after the last chunk the loss, the same bits on all ranks. Where dh is defined
-/// the chunk's rows of dh = dlogits w, which is to be summed over the ranks, and dw += dlogits^T h; logits are lost.
+/// From all_sums: the chunk's losses, and after the last chunk the loss, the same bits on all ranks. Where dh
+/// is defined the chunk's rows of dh = dlogits w, which is to be summed over the ranks, and dw += dlogits^T
+/// h; logits are lost.
 struct ClassifierPartGradient {
   using Fn = void(Context&, const ClassifierPart& part, ClassifierPartChunk& chunk);
 };

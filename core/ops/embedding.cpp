@@ -63,13 +63,14 @@ void check_positions(TokenPositions at, int64_t length, int64_t positions) {
   const int64_t second = at.at(in_first);
   check_run(second, second + in_second, positions);
   TRIREME_ASSERT(in_first == 0 || second >= at.first + in_first || second + in_second <= at.first,
-                 fmt::format("embedding: {} tokens from {} and {} from {} overlap", in_first, at.first, in_second, second));
+                 fmt::format("embedding: {} tokens from {} and {} from {} overlap", in_first, at.first,
+                             in_second, second));
 }
 
 }  // namespace
 
-Tensor embedding(Context& ctx, const Tensor& tokens, Parameter& w, Parameter* positions, TokenPositions at, TableRows rows,
-                 bool add_positions) {
+Tensor embedding(Context& ctx, const Tensor& tokens, Parameter& w, Parameter* positions, TokenPositions at,
+                 TableRows rows, bool add_positions) {
   TRIREME_ASSERT(tokens.rank() == 2 && w.shape.rank() == 2,
                  fmt::format("embedding {}: tokens {}, w {}; [B, T] and [V, C] were wanted", w.name,
                              to_string(tokens.shape()), to_string(w.shape)));

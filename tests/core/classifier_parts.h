@@ -1,5 +1,5 @@
-// The classifier with the table cut into parts, all on one rank, which hands the parts' numbers around by itself: so the
-// op table sees the kernels that tensor ranks run, on any device.
+// The classifier with the table cut into parts, all on one rank, which hands the parts' numbers around by
+// itself: so the op table sees the kernels that tensor ranks run, on any device.
 #pragma once
 
 #include <vector>
@@ -23,12 +23,15 @@ class ClassifierOfParts : public Op {
     for (size_t p = 0; p + 1 < bounds_.size(); ++p) parts.push_back(make_part(ctx, inputs, p, accumulate));
     for (int64_t at = 0; at < inputs[0].dim(0); at += chunk_rows_) run_chunk(ctx, parts, at);
     if (ctx.tape) {
-      for (size_t p = 1; p < parts.size(); ++p) ctx.kernel<AddKernel>()(ctx, parts[0].dh, parts[p].dh, parts[0].dh);
+      for (size_t p = 1; p < parts.size(); ++p)
+        ctx.kernel<AddKernel>()(ctx, parts[0].dh, parts[p].dh, parts[0].dh);
       saved.tensors = {parts[0].dh};
     }
     return {parts.back().loss};
   }
-  Tensors backward_input(Context&, Saved& saved, Tensors) const override { return {std::move(saved.tensors[0]), Tensor()}; }
+  Tensors backward_input(Context&, Saved& saved, Tensors) const override {
+    return {std::move(saved.tensors[0]), Tensor()};
+  }
 
  private:
   ClassifierPart make_part(Context& ctx, std::span<const Tensor> inputs, size_t p, bool accumulate) const {

@@ -13,7 +13,9 @@ namespace {
 constexpr int64_t kRows = 3;
 
 /// Element (b, v) of the whole matrix.
-float element(int64_t b, int64_t v) { return static_cast<float>(1000 * b + v); }
+float element(int64_t b, int64_t v) {
+  return static_cast<float>(1000 * b + v);
+}
 
 Tensor columns_of(Context& ctx, int64_t first, int64_t count) {
   Tensor t = ctx.empty({kRows, count});
@@ -22,7 +24,8 @@ Tensor columns_of(Context& ctx, int64_t first, int64_t count) {
 }
 
 TEST(GatherColumnsTest, PutsThePartsSideBySide) {
-  for (const std::vector<int64_t>& columns : std::vector<std::vector<int64_t>>{{4, 4}, {1, 6}, {7, 1, 3}, {2, 2, 2, 1}})
+  for (const std::vector<int64_t>& columns :
+       std::vector<std::vector<int64_t>>{{4, 4}, {1, 6}, {7, 1, 3}, {2, 2, 2, 1}})
     LocalWorld(static_cast<int>(columns.size())).run([&](Group& group) {
       ASSERT_GT(group.size(), 1);
       Engine engine(make_cpu_backend(1));
@@ -35,7 +38,8 @@ TEST(GatherColumnsTest, PutsThePartsSideBySide) {
       const Tensor local = columns_of(ctx, first, columns[static_cast<size_t>(group.rank())]);
       const Tensor whole = gather_columns(ctx, local, columns, group);
       ASSERT_EQ(whole.shape(), (Shape{kRows, total}));
-      for (int64_t i = 0; i < whole.numel(); ++i) ASSERT_EQ(whole.data<float>()[i], element(i / total, i % total)) << i;
+      for (int64_t i = 0; i < whole.numel(); ++i)
+        ASSERT_EQ(whole.data<float>()[i], element(i / total, i % total)) << i;
     });
 }
 

@@ -1,5 +1,5 @@
-// The loss over a vocabulary that lies on several ranks, against the whole classifier on one: loss, gradients, padding,
-// ignored targets, chunks, bits.
+// The loss over a vocabulary that lies on several ranks, against the whole classifier on one: loss,
+// gradients, padding, ignored targets, chunks, bits.
 #include "parallel/vocab_classifier.h"
 
 #include <gmock/gmock.h>
@@ -26,10 +26,11 @@ struct Layout {
 };
 
 std::vector<Layout> layouts(int ranks) {
-  std::vector<Layout> all{{131, 131, split_vocab(131, ranks)},   // nothing divides it
-                          {192, 130, split_vocab(192, ranks)},   // padding on the last rank; of four, on the last two
-                          {64, 63, split_vocab(64, ranks)},
-                          {ranks, ranks, split_vocab(ranks, ranks)}};
+  std::vector<Layout> all{
+      {131, 131, split_vocab(131, ranks)},  // nothing divides it
+      {192, 130, split_vocab(192, ranks)},  // padding on the last rank; of four, on the last two
+      {64, 63, split_vocab(64, ranks)},
+      {ranks, ranks, split_vocab(ranks, ranks)}};
   Layout uneven{90, 50, {}};  // ranks of one row, and all of the last one's far beyond the vocabulary
   for (int r = 0; r + 2 < ranks; ++r) uneven.parts.push_back({r, 1});
   uneven.parts.push_back({ranks - 2, 60 - (ranks - 2)});
@@ -41,10 +42,12 @@ std::vector<Layout> layouts(int ranks) {
 /// Every fifth ignored; the first and the last token of each part are among them.
 std::vector<int32_t> targets_of(const Layout& layout) {
   std::vector<int32_t> targets(kRows);
-  for (size_t n = 0; n < targets.size(); ++n) targets[n] = static_cast<int32_t>(n * n * 7 % static_cast<size_t>(layout.vocab));
+  for (size_t n = 0; n < targets.size(); ++n)
+    targets[n] = static_cast<int32_t>(n * n * 7 % static_cast<size_t>(layout.vocab));
   for (size_t p = 0; p < layout.parts.size(); ++p)
     for (const int64_t token : {layout.parts[p].first, layout.parts[p].end() - 1})
-      if (token < layout.vocab) targets[5 * p + (token == layout.parts[p].first ? 1 : 2)] = static_cast<int32_t>(token);
+      if (token < layout.vocab)
+        targets[5 * p + (token == layout.parts[p].first ? 1 : 2)] = static_cast<int32_t>(token);
   for (size_t n = 0; n < targets.size(); n += 5) targets[n] = -1;
   return targets;
 }
@@ -74,7 +77,8 @@ Result run(const Layout& layout, const Options& options, Group* group) {
   Parameter w = rank.parameter("w", weights_of(layout), kWidth, rows.first, rows.count);
   const Tensor targets = rank.plain.from_host<int32_t>(targets_of(layout), {kRows});
   const auto loss_of = [&](Context& ctx, const Tensor& h) {
-    return group ? vocab_classifier_loss(ctx, h, w, targets, 0.25f, layout.vocab, rows.first, *group, options.max_chunk_rows)
+    return group ? vocab_classifier_loss(ctx, h, w, targets, 0.25f, layout.vocab, rows.first, *group,
+                                         options.max_chunk_rows)
                  : classifier_loss(ctx, h, w, targets, 0.25f, layout.vocab);
   };
   Context ctx = rank.plain;
@@ -83,7 +87,8 @@ Result run(const Layout& layout, const Options& options, Group* group) {
   for (int i = 0; i < options.micro_batches; ++i) {
     Tape tape;
     ctx.tape = &tape;
-    const Tensor h = tape.watch(rank.tensor(normal_values(kRows * kWidth, 2 + static_cast<uint64_t>(i)), {kRows, kWidth}));
+    const Tensor h =
+        tape.watch(rank.tensor(normal_values(kRows * kWidth, 2 + static_cast<uint64_t>(i)), {kRows, kWidth}));
     const Tensor loss = loss_of(ctx, h);
     result.loss = loss.item<float>();
     tape.backward(ctx, loss);
@@ -98,7 +103,8 @@ Result run(const Layout& layout, const Options& options, Group* group) {
 }
 
 void expect_whole(const Layout& layout, const Options& options, double tolerance, Group& tensor) {
-  SCOPED_TRACE(std::to_string(layout.vocab) + " of " + std::to_string(layout.rows) + " rows, " + std::string(name_of(options.dtype)));
+  SCOPED_TRACE(std::to_string(layout.vocab) + " of " + std::to_string(layout.rows) + " rows, " +
+               std::string(name_of(options.dtype)));
   const Result whole = run(layout, options, nullptr), parts = run(layout, options, &tensor);
   EXPECT_NEAR(parts.loss, whole.loss, 2e-6 * std::abs(whole.loss));
   EXPECT_EQ(parts.loss_without_tape, parts.loss);
@@ -177,7 +183,8 @@ TEST_P(VocabClassifierTest, EveryRankNamesATargetOutsideTheVocabulary) {
         vocab_classifier_loss(rank.plain, h, w, targets, 1.0f, 15, first, tensor);
         ADD_FAILURE() << "accepted";
       } catch (const ConfigError& e) {
-        EXPECT_THAT(e.what(), HasSubstr("target " + std::to_string(wrong) + " in row 2 of the micro-batch is outside the vocabulary of 15"));
+        EXPECT_THAT(e.what(), HasSubstr("target " + std::to_string(wrong) +
+                                        " in row 2 of the micro-batch is outside the vocabulary of 15"));
       }
     }
   });
@@ -190,8 +197,10 @@ TEST_P(VocabClassifierTest, LargeLogitsOverflowOnNoRank) {
     const int64_t size = tensor.size();
     Parameter w = rank.parameter("w", {tensor.rank() == 0 ? 500.0f : 470.0f, -500.0f}, 1, 0, 2);
     const Tensor h = rank.tensor({1.0f, 1.0f}, {2, 1});
-    const Tensor targets = rank.plain.from_host<int32_t>(std::array{0, static_cast<int32_t>(2 * size - 2)}, {2});
-    const Tensor loss = vocab_classifier_loss(rank.plain, h, w, targets, 1.0f, 2 * size, 2 * tensor.rank(), tensor);
+    const Tensor targets =
+        rank.plain.from_host<int32_t>(std::array{0, static_cast<int32_t>(2 * size - 2)}, {2});
+    const Tensor loss =
+        vocab_classifier_loss(rank.plain, h, w, targets, 1.0f, 2 * size, 2 * tensor.rank(), tensor);
     EXPECT_NEAR(loss.item<float>(), 30.0f, 1e-4f);
   });
 }
@@ -202,8 +211,10 @@ TEST_P(VocabClassifierTest, NotANumberOnOneRankShowsOnAll) {
     Values own(2 * kWidth);
     if (tensor.rank() == 1) own[3] = std::nanf("");
     Parameter w = rank.parameter("w", own, kWidth, 0, 2);
-    const Tensor h = rank.tensor(Values(kWidth, 1.0f), {1, kWidth}), targets = rank.plain.from_host<int32_t>(std::array{0}, {1});
-    const Tensor loss = vocab_classifier_loss(rank.plain, h, w, targets, 1.0f, 2 * tensor.size(), 2 * tensor.rank(), tensor);
+    const Tensor h = rank.tensor(Values(kWidth, 1.0f), {1, kWidth});
+    const Tensor targets = rank.plain.from_host<int32_t>(std::array{0}, {1});
+    const Tensor loss =
+        vocab_classifier_loss(rank.plain, h, w, targets, 1.0f, 2 * tensor.size(), 2 * tensor.rank(), tensor);
     EXPECT_TRUE(std::isnan(loss.item<float>()));
   });
 }

@@ -24,12 +24,14 @@ TEST(VocabSplitTest, EachRowHasOneRankAndEachRankHasRows) {
       }
       ASSERT_EQ(next, rows);
       // A sixteenth above the mean, or one row where that is less than a row.
-      ASSERT_LE(most, std::max((rows * 17) / (ranks * 16), (rows + ranks - 1) / ranks)) << rows << " rows, " << ranks << " ranks";
+      ASSERT_LE(most, std::max((rows * 17) / (ranks * 16), (rows + ranks - 1) / ranks))
+          << rows << " rows, " << ranks << " ranks";
     }
 }
 
 TEST(VocabSplitTest, UnitsAreAsLargeAsBalanceAllows) {
-  EXPECT_EQ(split_vocab(50304, 4), (std::vector<VocabRows>{{0, 12608}, {12608, 12608}, {25216, 12544}, {37760, 12544}}));
+  EXPECT_EQ(split_vocab(50304, 4),
+            (std::vector<VocabRows>{{0, 12608}, {12608, 12608}, {25216, 12544}, {37760, 12544}}));
   EXPECT_EQ(split_vocab(50257, 2), (std::vector<VocabRows>{{0, 25152}, {25152, 25105}}));
   EXPECT_EQ(split_vocab(128, 2), (std::vector<VocabRows>{{0, 64}, {64, 64}}));
   EXPECT_EQ(split_vocab(96, 3), (std::vector<VocabRows>{{0, 32}, {32, 32}, {64, 32}}));

@@ -1,5 +1,5 @@
-// What the tests of a split vocabulary share: a rank with a backend of its own, parameters with known numbers, and
-// tensors of it as plain vectors.
+// What the tests of a split vocabulary share: a rank with a backend of its own, parameters with known
+// numbers, and tensors of it as plain vectors.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -52,7 +52,8 @@ struct VocabRank {
     Parameter p;
     p.name = name;
     p.shape = {count, width};
-    p.data = tensor(Values(values.begin() + first * width, values.begin() + (first + count) * width), p.shape);
+    p.data =
+        tensor(Values(values.begin() + first * width, values.begin() + (first + count) * width), p.shape);
     p.grad = plain.empty(p.shape, DType::f32, MemoryClass::gradients);
     plain.kernel<FillKernel>()(plain, 1e30f, p.grad);
     return p;

@@ -1,11 +1,11 @@
 // The kernels of a part of the classifier's vocabulary. Logits are f32, and their gradients of h's type.
 #include "core/ops/classifier_part.h"
 
+#include "core/backend/cpu/classifier_rows.h"
 #include "core/backend/cpu/dispatch.h"
 #include "core/backend/cpu/gemm.h"
 #include "core/backend/cpu/kernels.h"
 #include "core/backend/cpu/parallel.h"
-#include "core/backend/cpu/classifier_rows.h"
 
 namespace trireme::cpu {
 namespace {
@@ -16,7 +16,9 @@ struct RowSums {
 };
 static_assert(sizeof(RowSums) == 3 * sizeof(float));
 
-RowSums* rows_of(const Tensor& sums) { return reinterpret_cast<RowSums*>(sums.data<float>()); }
+RowSums* rows_of(const Tensor& sums) {
+  return reinterpret_cast<RowSums*>(sums.data<float>());
+}
 
 /// Of all parts: their sums relative to the largest max.
 RowSums combine(const RowSums* first, int64_t parts, int64_t stride) {
@@ -83,7 +85,8 @@ void rows_of_chunk(Context& ctx, const ClassifierPart& part, const ClassifierPar
       const Normalizer normalizer{all.max, all.sum};
       losses[n] = static_cast<float>(loss_of(normalizer, all.target_logit));
       if (drow)
-        gradient_row(logits + n * width, normalizer, column_of(targets[n], part), factor, drow, part.columns(), width);
+        gradient_row(logits + n * width, normalizer, column_of(targets[n], part), factor, drow,
+                     part.columns(), width);
     }
   });
 }
@@ -93,7 +96,8 @@ void part_gradient(Context& ctx, const ClassifierPart& part, ClassifierPartChunk
   const DType dtype = backward ? part.h.dtype() : DType::f32;
   Tensor dlogits;
   if (backward)
-    dlogits = dtype == DType::f32 ? chunk.logits : ctx.empty(chunk.logits.shape(), dtype, MemoryClass::workspace);
+    dlogits =
+        dtype == DType::f32 ? chunk.logits : ctx.empty(chunk.logits.shape(), dtype, MemoryClass::workspace);
   dispatch_compute("classifier", dtype, [&](auto type) {
     using T = decltype(type);
     rows_of_chunk<T>(ctx, part, chunk, backward ? dlogits.data<T>() : nullptr);
@@ -101,7 +105,8 @@ void part_gradient(Context& ctx, const ClassifierPart& part, ClassifierPartChunk
   if (backward) {
     Tensor dh = part.dh.slice(chunk.begin, chunk.end), dw = part.dw;
     multiply_nn(ctx, dlogits, part.w, dh);
-    multiply_tn(ctx, dlogits, part.h.slice(chunk.begin, chunk.end), part.accumulate_weight || chunk.begin > 0, dw);
+    multiply_tn(ctx, dlogits, part.h.slice(chunk.begin, chunk.end), part.accumulate_weight || chunk.begin > 0,
+                dw);
   }
   if (chunk.end < part.h.dim(0)) return;
   double loss = 0.0;  // in the order of the rows, so that threads don't matter

@@ -1,5 +1,5 @@
-// What the classifiers share: the check of targets, how rows are cut into chunks, and softmax, loss and gradient of one
-// row of logits.
+// What the classifiers share: the check of targets, how rows are cut into chunks, and softmax, loss and
+// gradient of one row of logits.
 #pragma once
 
 #include <algorithm>
@@ -40,8 +40,8 @@ inline double loss_of(Normalizer n, float logit) {
   return std::log(static_cast<double>(n.sum)) + static_cast<double>(n.max - logit);
 }
 
-/// dlogits = factor (softmax(logits) - onehot(target)), zeros from `vocab` on; target -1: it is not of this row. May be in
-/// place for float.
+/// dlogits = factor (softmax(logits) - onehot(target)), zeros from `vocab` on; target -1: it is not of this
+/// row. May be in place for float.
 template <class T>
 void gradient_row(const float* logits, Normalizer n, int64_t target, float factor, T* dlogits, int64_t vocab,
                   int64_t width) {

@@ -42,8 +42,8 @@ void write_row(const T* row, const T* position, int64_t width, T* out) {
     assign(out[c], static_cast<float>(row[c]) + static_cast<float>(position[c]));
 }
 
-void embedding_forward(Context& ctx, const Tensor& tokens, const Tensor& w, TableRows rows, const Tensor& positions,
-                       TokenPositions at, Tensor& y) {
+void embedding_forward(Context& ctx, const Tensor& tokens, const Tensor& w, TableRows rows,
+                       const Tensor& positions, TokenPositions at, Tensor& y) {
   check_tokens(tokens, rows.vocab_of(w));
   const int64_t length = tokens.dim(1), width = w.dim(1), held = w.dim(0);
   const int32_t* ids = tokens.data<int32_t>();
@@ -83,7 +83,8 @@ void scatter_add(Context& ctx, const Tensor& dy, Tensor& sum, const RowOf& row_o
   });
 }
 
-void embedding_backward_tokens(Context& ctx, const Tensor& tokens, const Tensor& dy, TableRows rows, Tensor& dw) {
+void embedding_backward_tokens(Context& ctx, const Tensor& tokens, const Tensor& dy, TableRows rows,
+                               Tensor& dw) {
   const int32_t* ids = tokens.data<int32_t>();
   scatter_add(ctx, dy, dw, [=](int64_t n) { return ids[n] - rows.first; });
 }

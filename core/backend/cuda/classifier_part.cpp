@@ -1,4 +1,5 @@
-// The kernels of a part of the classifier's vocabulary. Logits are in the type of h, and become their gradients in place.
+// The kernels of a part of the classifier's vocabulary. Logits are in the type of h, and become their
+// gradients in place.
 #include "core/ops/classifier_part.h"
 
 #include "core/backend/cuda/classifier_chunks.h"
@@ -27,7 +28,8 @@ void part_gradient(Context& ctx, const ClassifierPart& part, ClassifierPartChunk
   if (part.dh.defined()) {
     Tensor dh = part.dh.slice(chunk.begin, chunk.end), dw = part.dw;
     multiply_nn(ctx, chunk.logits, part.w, dh);
-    multiply_tn(ctx, chunk.logits, part.h.slice(chunk.begin, chunk.end), part.accumulate_weight || chunk.begin > 0, dw);
+    multiply_tn(ctx, chunk.logits, part.h.slice(chunk.begin, chunk.end),
+                part.accumulate_weight || chunk.begin > 0, dw);
   }
   if (chunk.end < part.h.dim(0)) return;
   Tensor loss = part.loss;

@@ -75,8 +75,8 @@ __global__ void __launch_bounds__(kMaxThreads) gradient_kernel(T* logits, Args a
   if (threadIdx.x == 0) g.losses[blockIdx.x] = is_token ? logf(all.sum) + (all.max - all.target_logit) : NAN;
   if (!g.gradient) return;
   const float factor = is_token ? g.scale * (g.loss_scale ? *g.loss_scale : 1.0f) : NAN;
-  write_gradient<T, kSize>(row, pieces, args.columns, args.column_of(target), {all.max, all.sum}, factor, nullptr, 0,
-                           [](float) {});
+  write_gradient<T, kSize>(row, pieces, args.columns, args.column_of(target), {all.max, all.sum}, factor,
+                           nullptr, 0, [](float) {});
 }
 
 /// f(T{}, size of a piece as a constant, the kernels' arguments, threads of a block).
@@ -92,7 +92,8 @@ void dispatch_part(const ClassifierPart& part, const ClassifierPartChunk& chunk,
     constexpr int kSize = Pack<T>::kSize;
     const bool packs = is_aligned(logits.raw()) && width % kSize == 0;
     const int64_t pieces = packs ? width / kSize : width;
-    const auto threads = static_cast<unsigned>(std::clamp<int64_t>(ceil_div(pieces, kUnroll * kWarp) * kWarp, 64, kMaxThreads));
+    const auto threads = static_cast<unsigned>(
+        std::clamp<int64_t>(ceil_div(pieces, kUnroll * kWarp) * kWarp, 64, kMaxThreads));
     if (packs)
       f(type, std::integral_constant<int, kSize>{}, args, threads);
     else
@@ -101,7 +102,9 @@ void dispatch_part(const ClassifierPart& part, const ClassifierPartChunk& chunk,
   });
 }
 
-RowSums* row_sums(const Tensor& sums) { return reinterpret_cast<RowSums*>(sums.data<float>()); }
+RowSums* row_sums(const Tensor& sums) {
+  return reinterpret_cast<RowSums*>(sums.data<float>());
+}
 
 }  // namespace
 
@@ -109,20 +112,24 @@ void softmax_part_sums(Context& ctx, const ClassifierPart& part, const Classifie
   if (chunk.rows() == 0) return;
   dispatch_part(part, chunk, [&](auto type, auto size, const Args& args, unsigned threads) {
     using T = decltype(type);
-    sums_kernel<T, size><<<static_cast<unsigned>(chunk.rows()), threads, 0, raw_stream(ctx)>>>(elements<T>(chunk.logits), args,
-                                                                                              row_sums(chunk.sums));
+    sums_kernel<T, size><<<static_cast<unsigned>(chunk.rows()), threads, 0, raw_stream(ctx)>>>(
+        elements<T>(chunk.logits), args, row_sums(chunk.sums));
   });
 }
 
 void softmax_part_gradient(Context& ctx, const ClassifierPart& part, const ClassifierPartChunk& chunk) {
   if (chunk.rows() == 0) return;
-  const GradientArgs gradient{row_sums(chunk.all_sums), static_cast<int>(chunk.all_sums.dim(0)),
-                              part.losses.data<float>() + chunk.begin, part.dh.defined(), part.scale,
+  const GradientArgs gradient{row_sums(chunk.all_sums),
+                              static_cast<int>(chunk.all_sums.dim(0)),
+                              part.losses.data<float>() + chunk.begin,
+                              part.dh.defined(),
+                              part.scale,
                               part.loss_scale.defined() ? part.loss_scale.data<float>() : nullptr};
   dispatch_part(part, chunk, [&](auto type, auto size, const Args& args, unsigned threads) {
     using T = decltype(type);
-    gradient_kernel<T, size><<<static_cast<unsigned>(chunk.rows()), gradient.gradient ? threads : kWarp, 0, raw_stream(ctx)>>>(
-        elements<T>(chunk.logits), args, gradient);
+    gradient_kernel<T, size>
+        <<<static_cast<unsigned>(chunk.rows()), gradient.gradient ? threads : kWarp, 0, raw_stream(ctx)>>>(
+            elements<T>(chunk.logits), args, gradient);
   });
 }
 

@@ -1,5 +1,6 @@
-// What kernels with a block a row of logits are made of: the pass that finds the largest logit and the sum of exponentials,
-// and the pass that writes the gradient. softmax_rows.cu runs both at once, softmax_part.cu with an exchange between them.
+// What kernels with a block a row of logits are made of: the pass that finds the largest logit and the sum of
+// exponentials, and the pass that writes the gradient. softmax_rows.cu runs both at once, softmax_part.cu
+// with an exchange between them.
 #pragma once
 
 #include <cfloat>
@@ -12,8 +13,14 @@ constexpr int kMaxRowThreads = 1024;
 constexpr int kUnroll = 4;  // loads in flight a thread
 
 /// e^x for x <= 0. 16-bit logits need no more than the fast one gives.
-template <class T> __device__ inline float exp_of(float x) { return __expf(x); }
-template <> __device__ inline float exp_of<float>(float x) { return expf(x); }
+template <class T>
+__device__ inline float exp_of(float x) {
+  return __expf(x);
+}
+template <>
+__device__ inline float exp_of<float>(float x) {
+  return expf(x);
+}
 
 /// kSize neighbours: a pack of 16 bytes, or one element.
 template <class T, int kSize>
@@ -82,10 +89,11 @@ __device__ inline void zero_row(T* row, int pieces) {
   for (int i = threadIdx.x; i < pieces; i += blockDim.x) store_piece(row + i * kSize, zeros);
 }
 
-/// First pass over the pieces that hold columns of the vocabulary. A thread finds in the second pass those of the first
-/// `cached` pieces that it put into shared memory itself.
+/// First pass over the pieces that hold columns of the vocabulary. A thread finds in the second pass those of
+/// the first `cached` pieces that it put into shared memory itself.
 template <class T, int kSize>
-__device__ inline Normalizer read_row(const T* row, int pieces, int vocab, Piece<T, kSize>* cache, int cached) {
+__device__ inline Normalizer read_row(const T* row, int pieces, int vocab, Piece<T, kSize>* cache,
+                                      int cached) {
   const int threads = blockDim.x;
   Normalizer n;
   int i = threadIdx.x;
@@ -108,8 +116,8 @@ __device__ inline Normalizer read_row(const T* row, int pieces, int vocab, Piece
   return combine<T>(n);
 }
 
-/// Second pass: row = factor (softmax - onehot(target)), and zeros behind the vocabulary; target below 0: it is not of this
-/// row. What the target's thread learns, its logit, goes to `at_target`.
+/// Second pass: row = factor (softmax - onehot(target)), and zeros behind the vocabulary; target below 0: it
+/// is not of this row. What the target's thread learns, its logit, goes to `at_target`.
 template <class T, int kSize, class AtTarget>
 __device__ inline void write_gradient(T* row, int pieces, int vocab, int target, Normalizer n, float factor,
                                       const Piece<T, kSize>* cache, int cached, const AtTarget& at_target) {
