@@ -9,6 +9,7 @@
 #include "core/ops/classifier.h"
 #include "core/ops/elementwise.h"
 #include "parallel/context_chunks.h"
+#include "parallel/gather_columns.h"
 #include "parallel/vocab_classifier.h"
 #include "parallel/vocab_split.h"
 
@@ -31,8 +32,8 @@ nn::BlockConfig block_config(const ModelConfig& c) {
 }
 
 Placement vocab_placement(int64_t vocab, const TensorParallel& tensor) {
-  const Part rows = split_vocab(vocab, tensor.size())[static_cast<size_t>(tensor.rank())];
-  return Placement::split(0, vocab, rows.begin, rows.end);
+  const VocabRows rows = split_vocab(vocab, tensor.size())[static_cast<size_t>(tensor.rank())];
+  return Placement::split(0, vocab, rows.first, rows.end());
 }
 
 }  // namespace
@@ -97,8 +98,8 @@ Tensor Gpt::embed(Context& ctx, const Tensor& tokens, const TokenPositions& posi
   if (tensor.size() == 1) {
     x = embedding(ctx, tokens, wte_.weight(), &wpe_.weight(), positions);
   } else {
-    const EmbeddingPart part{vocab_.ranges[0].begin, config().vocab, /*add_positions=*/tensor.is_first()};
-    x = tensor.leave(ctx, embedding(ctx, tokens, wte_.weight(), &wpe_.weight(), positions, part));
+    const TableRows held{vocab_.ranges[0].begin, config().vocab};
+    x = tensor.leave(ctx, embedding(ctx, tokens, wte_.weight(), &wpe_.weight(), positions, held, tensor.is_first()));
   }
   return dropout(ctx, x, static_cast<float>(config().dropout), hash_name(wte_.name()), tokens.dim(0));
 }
@@ -111,7 +112,7 @@ Activation Gpt::run(Context& outer, int64_t begin, int64_t end, Activation in, c
   const RowPlaces& rows = ctx.random.rows;
   for (int64_t unit = begin; unit < end; ++unit) {
     if (unit == 0) {
-      in.stream = {embed(ctx, batch.tokens, rows.sequence > 0 ? TokenPositions{rows.first, rows.half, rows.second} : TokenPositions{}), {}};
+      in.stream = {embed(ctx, batch.tokens, rows.sequence > 0 ? TokenPositions(rows.first, rows.half, rows.second) : TokenPositions()), {}};
     } else if (is_block(unit)) {
       in.stream = (*blocks_[static_cast<size_t>(unit - 1)])(ctx, in.stream, samples);
     } else {
@@ -131,7 +132,7 @@ Activation Gpt::run_cached(Context& ctx, int64_t begin, int64_t end, Activation 
   for (int64_t unit = begin; unit < end; ++unit) {
     if (unit == 0) {
       KvCache& first = cache.front();
-      in.stream = {embed(ctx, tokens, {.first = first.length}), {}};
+      in.stream = {embed(ctx, tokens, first.length), {}};
       if (!first.keys.defined()) first.length += length;  // the first block is another stage's
     } else if (is_block(unit)) {
       in.stream = (*blocks_[static_cast<size_t>(unit - 1)])(ctx, in.stream, samples, &cache[static_cast<size_t>(unit - 1)]);
@@ -155,7 +156,7 @@ Tensor Gpt::logits(Context& ctx, const Tensor& normed) {
   const TensorParallel& tensor = layout().tensor;
   if (tensor.size() == 1) return local;
   std::vector<int64_t> columns;
-  for (const Part& part : split_vocab(config().vocab, tensor.size())) columns.push_back(part.size());
+  for (const VocabRows& rows : split_vocab(config().vocab, tensor.size())) columns.push_back(rows.count);
   return gather_columns(ctx, local, columns, tensor.group());
 }
 

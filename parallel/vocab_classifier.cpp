@@ -2,122 +2,140 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <array>
 
-#include "core/ops/linear.h"
-#include "core/ops/softmax_part.h"
+#include "core/ops/classifier_part.h"
 #include "core/tape.h"
 
 namespace trireme {
 namespace {
 
-constexpr int64_t kMaxChunkBytes = int64_t{128} << 20;  // of logits; two chunks exist at a time
+/// Two chunks in turn: while the numbers of one are exchanged, the logits of the next are computed.
+class ChunkPipeline {
+ public:
+  ChunkPipeline(Context& ctx, ClassifierPart& part, Group& group, int64_t max_chunk_rows)
+      : ctx_(ctx), part_(part), group_(group), rows_(part.h.dim(0)) {
+    const int64_t columns = (part.vocab + group.size() - 1) / group.size();  // of the whole, not of this rank
+    const ClassifierPartPlan plan = ctx.kernel<ClassifierPartBegin>()(ctx, part, columns);
+    chunk_rows_ = max_chunk_rows > 0 ? std::min(max_chunk_rows, plan.chunk_rows) : plan.chunk_rows;
+    for (Buffers& b : buffers_) {
+      if (&b != buffers_.data() && chunk_rows_ >= rows_) break;  // one chunk is all
+      b.logits = ctx.empty({chunk_rows_, part.w.dim(0)}, plan.logits_type, MemoryClass::workspace);
+      b.sums = ctx.empty({chunk_rows_, 3}, DType::f32, MemoryClass::workspace);
+      if (group.size() > 1)
+        b.all_sums = ctx.empty({group.size() * chunk_rows_ * 3}, DType::f32, MemoryClass::workspace);
+    }
+  }
 
-/// A range of rows between its product and its gradient.
-struct Chunk {
-  int64_t begin = 0, end = 0;
-  Tensor logits;
-  Tensor sums;  // f32 [R, n, kSoftmaxSums]
-  Work work;
+  void run() {
+    begin(0);
+    for (int64_t at = 0; at < rows_; at += chunk_rows_) {
+      if (at + chunk_rows_ < rows_) begin(at + chunk_rows_);
+      finish(at);
+    }
+  }
+
+ private:
+  struct Buffers {
+    Tensor logits, sums, all_sums;  // of chunk_rows_ rows
+    ClassifierPartChunk chunk;
+    Work exchange;
+  };
+  Buffers& buffers_of(int64_t begin) { return buffers_[static_cast<size_t>(begin / chunk_rows_ % 2)]; }
+
+  void begin(int64_t at) {
+    Buffers& b = buffers_of(at);
+    ClassifierPartChunk& chunk = b.chunk;
+    chunk.begin = at;
+    chunk.end = std::min(at + chunk_rows_, rows_);
+    chunk.logits = b.logits.slice(0, chunk.rows());
+    chunk.sums = b.sums.slice(0, chunk.rows());
+    ctx_.kernel<ClassifierPartLogits>()(ctx_, part_, chunk);
+    const Shape all{group_.size(), chunk.rows(), 3};
+    if (group_.size() == 1) {
+      chunk.all_sums = chunk.sums.reshape(all);
+      return;
+    }
+    chunk.all_sums = b.all_sums.flat_view(0, all);
+    b.exchange = group_.all_gather(chunk.sums, chunk.all_sums, fmt::format("classifier, rows from {}", at),
+                                   ctx_.stream);
+  }
+
+  void finish(int64_t at) {
+    Buffers& b = buffers_of(at);
+    b.exchange.wait(*ctx_.stream);
+    ctx_.kernel<ClassifierPartGradient>()(ctx_, part_, b.chunk);
+  }
+
+  Context& ctx_;
+  ClassifierPart& part_;
+  Group& group_;
+  int64_t rows_, chunk_rows_ = 0;
+  std::array<Buffers, 2> buffers_;
 };
 
-/// Both gradients are made in forward, as in core/ops/classifier.cpp.
+/// Both gradients are made in forward, so B hands dh over and W has nothing left to do.
 class VocabClassifierOp : public Op {
  public:
-  VocabClassifierOp(Parameter& w, float scale, int64_t vocab, int64_t first_row, Group& group)
-      : parameter_(&w), scale_(scale), vocab_(vocab), first_row_(first_row), group_(group) {}
+  VocabClassifierOp(Parameter& w, float scale, int64_t vocab, int64_t first_row, Group& group,
+                    int64_t max_chunk_rows)
+      : parameter_(&w),
+        scale_(scale),
+        vocab_(vocab),
+        first_row_(first_row),
+        group_(group),
+        max_chunk_rows_(max_chunk_rows) {}
   std::string_view name() const override { return "vocab_classifier"; }
   std::span<Parameter* const> parameters() const override { return {&parameter_, 1}; }
 
   Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved& saved) const override {
-    const Tensor h = inputs[0].detach(), targets = inputs[1].flat_view(0, {inputs[1].numel()});
-    const int64_t rows = h.dim(0), width = parameter_->shape[0];
-    const int64_t row_bytes = width * static_cast<int64_t>(size_of(h.dtype()));
-    const int64_t chunks = std::max<int64_t>(1, (rows * row_bytes + kMaxChunkBytes - 1) / kMaxChunkBytes);
-    const int64_t chunk_rows = std::max<int64_t>(1, (rows + chunks - 1) / chunks);
-    Tensor losses = ctx.empty({rows}, DType::f32, MemoryClass::workspace);
-    Tensor dh = ctx.tape ? ctx.empty(h.shape(), h.dtype()) : Tensor();
-    Chunk next = rows > 0 ? begin_chunk(ctx, h, targets, 0, std::min(rows, chunk_rows)) : Chunk();
-    while (next.begin < next.end) {
-      Chunk chunk = std::move(next);
-      next = Chunk();
-      if (chunk.end < rows) next = begin_chunk(ctx, h, targets, chunk.end, std::min(rows, chunk.end + chunk_rows));
-      finish_chunk(ctx, chunk, h, targets, losses, dh);
+    ClassifierPart part;
+    part.h = inputs[0].detach();
+    part.w = parameter_->data;
+    part.targets = inputs[1];
+    part.first_row = first_row_;
+    part.vocab = vocab_;
+    part.scale = scale_;
+    part.losses = ctx.empty({inputs[0].dim(0)}, DType::f32, MemoryClass::workspace);
+    part.loss = ctx.empty({1});
+    if (ctx.tape) {
+      part.loss_scale = ctx.loss_scale;
+      part.dh = ctx.empty(inputs[0].shape(), inputs[0].dtype());
+      part.dw = parameter_->grad;
+      part.accumulate_weight = parameter_->begin_accumulate();
+      saved.tensors = {part.dh};
     }
-    if (ctx.tape) saved.tensors = {dh};
-    Tensor loss = ctx.empty({1});
-    ctx.kernel<ScaledSum>()(ctx, losses, scale_, loss);
-    return {loss};
+    ChunkPipeline(ctx, part, group_, max_chunk_rows_).run();
+    return {part.loss};
   }
 
-  Tensors backward_input(Context&, Saved& saved, Tensors) const override { return {std::move(saved.tensors[0]), Tensor()}; }
+  Tensors backward_input(Context&, Saved& saved, Tensors) const override {
+    return {std::move(saved.tensors[0]), Tensor()};
+  }
 
  private:
-  SoftmaxPart part(const Context& ctx) const {
-    return {first_row_, vocab_, scale_, ctx.tape ? ctx.loss_scale : Tensor()};
-  }
-
-  /// Logits of the rows [begin, end); what the ranks know of them is on its way when this returns.
-  Chunk begin_chunk(Context& ctx, const Tensor& h, const Tensor& targets, int64_t begin, int64_t end) const {
-    const int64_t n = end - begin, ranks = group_.size();
-    Chunk chunk{begin, end, ctx.empty({n, parameter_->shape[0]}, h.dtype(), MemoryClass::workspace), {}, {}};
-    ctx.kernel<LinearForward>()(ctx, h.slice(begin, end), parameter_->data, Tensor(), chunk.logits);
-    Tensor own = ctx.empty({n, kSoftmaxSums}, DType::f32, MemoryClass::workspace);
-    ctx.kernel<SoftmaxPartSums>()(ctx, chunk.logits, targets.slice(begin, end), part(ctx), own);
-    chunk.sums = ctx.empty({ranks, n, kSoftmaxSums}, DType::f32, MemoryClass::workspace);
-    chunk.work = group_.all_gather(own, chunk.sums, "softmax of the vocabulary", ctx.stream);
-    return chunk;
-  }
-
-  void finish_chunk(Context& ctx, Chunk& chunk, const Tensor& h, const Tensor& targets, Tensor& losses, Tensor& dh) const {
-    chunk.work.wait(*ctx.stream);
-    Tensor of_rows = losses.slice(chunk.begin, chunk.end);
-    ctx.kernel<SoftmaxPartGradient>()(ctx, chunk.logits, targets.slice(chunk.begin, chunk.end), chunk.sums, part(ctx), dh.defined(),
-                                      of_rows);
-    if (!dh.defined()) return;
-    Tensor dh_rows = dh.slice(chunk.begin, chunk.end), none;
-    ctx.kernel<LinearBackwardInput>()(ctx, chunk.logits, parameter_->data, dh_rows);
-    ctx.kernel<LinearBackwardWeight>()(ctx, h.slice(chunk.begin, chunk.end), chunk.logits, parameter_->begin_accumulate(),
-                                       parameter_->grad, false, none);
-  }
-
   Parameter* parameter_;
   float scale_;
   int64_t vocab_, first_row_;
   Group& group_;
+  int64_t max_chunk_rows_;
 };
 
 }  // namespace
 
-Tensor vocab_classifier_loss(Context& ctx, const Tensor& h, Parameter& w, const Tensor& targets, float scale, int64_t vocab,
-                             int64_t first_row, Group& tensor) {
-  TRIREME_ASSERT(h.rank() == 2 && w.shape.rank() == 2 && h.dim(1) == w.shape[1] && targets.numel() == h.dim(0),
-                 fmt::format("vocab_classifier {}: h {}, w {}, targets {} do not fit", w.name, to_string(h.shape()),
-                             to_string(w.shape), to_string(targets.shape())));
-  return apply(ctx, std::make_shared<VocabClassifierOp>(w, scale, vocab, first_row, tensor), {h, targets})[0];
-}
-
-Tensor gather_columns(Context& ctx, const Tensor& local, std::span<const int64_t> columns, Group& group) {
-  TRIREME_ASSERT(local.dtype() == DType::f32 && static_cast<int>(columns.size()) == group.size() &&
-                     local.dim(1) == columns[static_cast<size_t>(group.rank())],
-                 "gather_columns: sizes differ");
-  // Ranks send equally much: each row padded to the longest.
-  const int64_t rows = local.dim(0), longest = *std::ranges::max_element(columns);
-  const auto bytes = [](int64_t n) { return static_cast<size_t>(n) * sizeof(float); };
-  const Tensor padded = ctx.zeros({rows, longest}), all = ctx.empty({group.size() * rows, longest});
-  for (int64_t b = 0; b < rows; ++b)
-    ctx.backend->copy(padded.slice(b, b + 1).raw(), local.slice(b, b + 1).raw(), bytes(local.dim(1)), *ctx.stream);
-  group.all_gather(padded, all, "logits", ctx.stream).wait(*ctx.stream);
-  int64_t total = 0;
-  for (int64_t n : columns) total += n;
-  const Tensor whole = ctx.empty({rows, total});
-  int64_t at = 0;
-  for (size_t r = 0; r < columns.size(); at += columns[r++])
-    for (int64_t b = 0; b < rows; ++b)
-      ctx.backend->copy(whole.flat_view(b * total + at, {columns[r]}).raw(),
-                        all.slice(static_cast<int64_t>(r) * rows + b, static_cast<int64_t>(r) * rows + b + 1).raw(), bytes(columns[r]),
-                        *ctx.stream);
-  return whole;
+Tensor vocab_classifier_loss(Context& ctx, const Tensor& h, Parameter& w_local, const Tensor& targets,
+                             float scale, int64_t vocab, int64_t first_row, Group& tensor,
+                             int64_t max_chunk_rows) {
+  TRIREME_ASSERT(h.rank() == 2 && h.dim(0) > 0 && w_local.shape.rank() == 2 && h.dim(1) == w_local.shape[1] &&
+                     targets.numel() == h.dim(0),
+                 fmt::format("classifier {}: h {}, w {}, targets {} do not fit", w_local.name,
+                             to_string(h.shape()), to_string(w_local.shape), to_string(targets.shape())));
+  TRIREME_ASSERT(
+      vocab > 0 && first_row >= 0 && w_local.shape[0] > 0,
+      fmt::format("classifier {}: rows from {} of a vocabulary of {}", w_local.name, first_row, vocab));
+  return apply(ctx,
+               std::make_shared<VocabClassifierOp>(w_local, scale, vocab, first_row, tensor, max_chunk_rows),
+               {h, targets})[0];
 }
 
 }  // namespace trireme

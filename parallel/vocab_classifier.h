@@ -1,5 +1,5 @@
-// The classifier whose table's rows are divided over tensor ranks (Shoeybi et al., Megatron-LM, 2019): logits stay where
-// they are made, ranks exchange three numbers a token.
+// vocab_classifier: the last matrix product with softmax cross-entropy where each tensor rank has a part of
+// the vocabulary's rows (Shoeybi et al., Megatron-LM, 2019). Logits stay on their rank.
 #pragma once
 
 #include "comm/group.h"
@@ -7,14 +7,17 @@
 
 namespace trireme {
 
-/// As classifier_loss() with the whole table, of which w [n, C] is the rows from first_row on; the same loss on every rank of
-/// `tensor`. h [N, C] is whole on each. B: dh is this rank's part of a sum over the ranks, which TensorParallel::enter forms.
-/// Collective. Logits exist in chunks; while the ranks exchange the numbers of one, the next one is computed.
-Tensor vocab_classifier_loss(Context& ctx, const Tensor& h, Parameter& w, const Tensor& targets, float scale, int64_t vocab,
-                             int64_t first_row, Group& tensor);
-
-/// The ranks' columns side by side, for generation: local [B, columns[rank]] f32 -> [B, sum of columns] on every rank.
-/// Collective; not differentiable.
-Tensor gather_columns(Context& ctx, const Tensor& local, std::span<const int64_t> columns, Group& group);
+/// classifier_loss() of the whole table, f32 [1], the same bits on all ranks of `tensor`. Collective over
+/// them, with one all-gather a chunk of rows. h [N, C], targets i32 [N] (-1 counts nothing), scale and vocab
+/// are the same on all ranks; w_local [n, C] holds the rows of tokens [first_row, first_row + n), of which
+/// those >= `vocab` are padding. n may differ, and all of a rank's rows may be padding; together the ranks
+/// have all tokens below `vocab`.
+///
+/// With a tape, the gradients are made in forward as classifier_loss() makes them: w_local's own, and that of
+/// h as a PARTIAL sum over this rank's vocabulary, which the caller sums over the ranks. `max_chunk_rows` 0:
+/// what suits the device.
+Tensor vocab_classifier_loss(Context& ctx, const Tensor& h, Parameter& w_local, const Tensor& targets,
+                             float scale, int64_t vocab, int64_t first_row, Group& tensor,
+                             int64_t max_chunk_rows = 0);
 
 }  // namespace trireme

@@ -1,14 +1,20 @@
-// The rows of a vocabulary's tables that each tensor rank has.
+// vocab_split: which rows of the vocabulary's tables each tensor rank holds.
 #pragma once
 
+#include <cstdint>
 #include <vector>
-
-#include "parallel/layers/even_split.h"
 
 namespace trireme {
 
-/// Parts of `vocab` rows, one a rank, in whole blocks of rows as matrix products like them. ConfigError when a rank would
-/// have none.
-std::vector<Part> split_vocab(int64_t vocab, int64_t ranks);
+struct VocabRows {
+  int64_t first = 0, count = 0;
+  int64_t end() const { return first + count; }
+  bool operator==(const VocabRows&) const = default;
+};
+
+/// [0, rows) in order, at least one row for each of `ranks`. All but the last part are multiples of 64 rows,
+/// as matrix products like it, where no rank then has more than a sixteenth above the mean; else of 32, 16,
+/// ... or 1. ConfigError, saying which parallel.tensor would work, when there are fewer rows than ranks.
+std::vector<VocabRows> split_vocab(int64_t rows, int64_t ranks);
 
 }  // namespace trireme

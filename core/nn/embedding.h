@@ -12,9 +12,9 @@ class Embedding : public Module {
   Embedding(Module* parent, std::string name, int64_t rows, int64_t width, Init init, const Placement& placement = {})
       : Module(parent, std::move(name)), weight_(add_parameter("weight", {rows, width}, init, placement)) {}
 
-  /// tokens i32 [B, T] -> [B*T, width]; `positions` adds its rows from `first_position` on.
-  Tensor operator()(Context& ctx, const Tensor& tokens, Embedding* positions = nullptr, int64_t first_position = 0) {
-    return embedding(ctx, tokens, weight_, positions ? &positions->weight_ : nullptr, {.first = first_position});
+  /// tokens i32 [B, T] -> [B*T, width]; `positions` adds its rows, of the places `at` where the tokens stand.
+  Tensor operator()(Context& ctx, const Tensor& tokens, Embedding* positions = nullptr, TokenPositions at = {}) {
+    return embedding(ctx, tokens, weight_, positions ? &positions->weight_ : nullptr, at);
   }
   Parameter& weight() const { return weight_; }
   DType dtype() const { return weight_.data.dtype(); }

@@ -8,6 +8,7 @@
 #include "core/ops/linear.h"
 #include "core/ops/mlp.h"
 #include "tests/core/attention_in_blocks.h"
+#include "tests/core/classifier_parts.h"
 
 namespace trireme {
 namespace {
@@ -147,7 +148,20 @@ std::vector<OpRow> table_rows() {
        {},
        {{"w", {V, C}}, {"positions", {N, C}}},
        [](Context& ctx, Inputs, Parameters p) {
-         return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], &p[1], {.first = 5})};
+         return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], &p[1], 5)};
+       }},
+      {"embedding_of_held_rows",
+       {},
+       {{"w", {V / 3, C}}},
+       [](Context& ctx, Inputs, Parameters p) {
+         return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], nullptr, {}, {V / 2, V})};
+       }},
+      {"embedding_of_held_rows_with_two_runs_of_positions",
+       {},
+       {{"w", {V / 3, C}}, {"positions", {N, C}}},
+       [](Context& ctx, Inputs, Parameters p) {
+         const TokenPositions at(N / 3, 10, 3);
+         return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], &p[1], at, {V / 2, V})};
        }},
       {"classifier",
        {{N, C}},
@@ -162,6 +176,14 @@ std::vector<OpRow> table_rows() {
        [](Context& ctx, Inputs x, Parameters p) {
          return Tensors{
              classifier_loss(ctx, scale(ctx, x[0], 0.1f), p[0], targets_below(ctx, V - 9), 0.5f, V - 9)};
+       }},
+      // The last part is padding alone, and the one before it has a row of padding.
+      {"classifier_of_three_parts",
+       {{N, C}},
+       {{"w", {V, C}}},
+       [](Context& ctx, Inputs x, Parameters p) {
+         const auto op = std::make_shared<ClassifierOfParts>(p[0], 0.5f, V - 9, std::vector<int64_t>{0, 64, V - 8, V}, 50);
+         return apply(ctx, op, {scale(ctx, x[0], 0.1f), targets_below(ctx, V - 9)});
        }},
       {"tied_embedding_and_classifier",
        {},

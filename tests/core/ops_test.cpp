@@ -105,7 +105,7 @@ TEST_F(Ops, EmbeddingNamesATokenOutsideTheVocabulary) {
   const Tensor negative = ctx_.from_host<int32_t>(std::vector<int32_t>{-3}, {1, 1});
   EXPECT_THAT(message_of([&] { embedding(ctx_, negative, w, nullptr); }), HasSubstr("token -3 at sample 0"));
   const Tensor good = ctx_.zeros({1, 3}, DType::i32);
-  EXPECT_THAT(message_of([&] { embedding(ctx_, good, w, &positions, {.first = 4}); }), HasSubstr("positions 4 to 6"));
+  EXPECT_THAT(message_of([&] { embedding(ctx_, good, w, &positions, 4); }), HasSubstr("positions 4 to 6"));
 }
 
 TEST_F(Ops, ClassifierNamesATargetOutsideTheVocabulary) {

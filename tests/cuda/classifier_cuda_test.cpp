@@ -5,6 +5,7 @@
 #include <array>
 #include <limits>
 
+#include "tests/core/classifier_parts.h"
 #include "tests/cuda/cuda_fixture.h"
 
 namespace trireme {
@@ -186,6 +187,22 @@ TEST_F(ClassifierCuda, ATargetOutsideTheVocabularyShows) {
     args.dh = args.dw = Tensor();
     ctx_.kernel<ClassifierForward>()(ctx_, args);
     EXPECT_TRUE(std::isnan(loss_of(args))) << wrong << ", the loss alone";
+  }
+}
+
+TEST_F(ClassifierCuda, OfPartsShowsATargetOutsideTheVocabulary) {
+  const Sizes s{16, 8, 40, 37};
+  for (const int32_t wrong : {0, 37, 39, 1000000, -2}) {
+    std::vector<int32_t> targets = targets_of(s);
+    targets[4] = wrong;
+    Parameter w;
+    w.shape = {s.padded, s.channels};
+    w.data = to_device(weights_of(s, DType::bf16), DType::bf16);
+    const ClassifierOfParts op(w, 1.0f, s.vocab, {0, 16, 24, 40}, 16);
+    Saved saved;
+    const Tensor h = to_device(hidden_of(s, DType::bf16), DType::bf16);
+    const Tensor loss = op.forward(ctx_, std::array{h, ctx_.from_host<int32_t>(targets, {s.rows})}, saved)[0];
+    EXPECT_EQ(std::isnan(to_host(loss).v[0]), wrong != 0) << wrong;
   }
 }
 

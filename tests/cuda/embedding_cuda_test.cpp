@@ -51,17 +51,21 @@ class EmbeddingCuda : public testing::Test {
     ctx_.stream->synchronize();
     return values;
   }
-  /// dw of the kernel against dw added up here.
-  void expect_sums(const std::vector<int32_t>& tokens, int64_t width, DType dtype) {
+  /// dw of the kernel, rows [first, end) of the table, against dw added up here.
+  void expect_sums(const std::vector<int32_t>& tokens, int64_t width, DType dtype, int64_t first = 0, int64_t end = kVocab) {
     const auto count = static_cast<int64_t>(tokens.size());
+    const TableRows rows = end - first == kVocab ? TableRows{} : TableRows{first, kVocab};
     const std::vector<float> dy = whole_numbers(count * width, 1);
-    std::vector<float> want = whole_numbers(kVocab * width, 2);
-    Tensor dw = to_device(want, {kVocab, width}, DType::f32);
-    ctx_.kernel<EmbeddingBackwardTokens>()(ctx_, ctx_.from_host<int32_t>(tokens, {1, count}), to_device(dy, {count, width}, dtype), {}, dw);
-    for (int64_t n = 0; n < count; ++n)
+    std::vector<float> want = whole_numbers((end - first) * width, 2);
+    Tensor dw = to_device(want, {end - first, width}, DType::f32);
+    ctx_.kernel<EmbeddingBackwardTokens>()(ctx_, ctx_.from_host<int32_t>(tokens, {1, count}), to_device(dy, {count, width}, dtype), rows, dw);
+    for (int64_t n = 0; n < count; ++n) {
+      const int64_t token = tokens[static_cast<size_t>(n)];
+      if (token < first || token >= end) continue;
       for (int64_t c = 0; c < width; ++c)
-        want[static_cast<size_t>(tokens[static_cast<size_t>(n)] * width + c)] += dy[static_cast<size_t>(n * width + c)];
-    EXPECT_TRUE(to_host(dw) == want) << count << " tokens, width " << width << ", " << name_of(dtype);
+        want[static_cast<size_t>((token - first) * width + c)] += dy[static_cast<size_t>(n * width + c)];
+    }
+    EXPECT_TRUE(to_host(dw) == want) << count << " tokens, width " << width << ", " << name_of(dtype) << ", rows from " << first;
   }
 
   std::unique_ptr<Engine> engine_;
@@ -80,6 +84,17 @@ TEST_F(EmbeddingCuda, AddsUpRunsOfAnyLength) {
     }
 }
 
+TEST_F(EmbeddingCuda, LeavesTokensOfOtherRowsOut) {
+  for (const auto& run_lengths : std::vector<std::vector<int64_t>>{{1}, {32}, {7, 300, 5}, {1, 31}, {40, 1000, 3}, {1000000}})
+    for (const int64_t count : {1, 32, 65, 2048, 4099}) {
+      const auto tokens = tokens_in_runs(count, run_lengths);
+      for (const auto& [first, end] : {std::pair<int64_t, int64_t>{0, 1}, {0, 5}, {1, 2}, {3, 90}, {600, kVocab}}) {
+        expect_sums(tokens, 8, DType::bf16, first, end);
+        expect_sums(tokens, 5, DType::f32, first, end);
+      }
+    }
+}
+
 TEST_F(EmbeddingCuda, AddsUpRowsOfAnyWidth) {
   const auto tokens = tokens_in_runs(3001, {1, 2, 40, 3, 500, 32});
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
@@ -89,15 +104,17 @@ TEST_F(EmbeddingCuda, AddsUpRowsOfAnyWidth) {
 TEST_F(EmbeddingCuda, AddsUpPositions) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
     for (const int64_t width : {1, 8, 253, 768, 1600}) {
-      constexpr int64_t kSamples = 7, kLength = 21, kFirst = 3, kPositions = 26;
-      const std::vector<float> dy = whole_numbers(kSamples * kLength * width, 3);
-      std::vector<float> want = whole_numbers(kPositions * width, 4);
-      Tensor dpositions = to_device(want, {kPositions, width}, DType::f32);
-      ctx_.kernel<EmbeddingBackwardPositions>()(ctx_, to_device(dy, {kSamples * kLength, width}, dtype), kLength, {.first = kFirst}, dpositions);
-      for (int64_t n = 0; n < kSamples * kLength; ++n)
-        for (int64_t c = 0; c < width; ++c)
-          want[static_cast<size_t>((kFirst + n % kLength) * width + c)] += dy[static_cast<size_t>(n * width + c)];
-      EXPECT_TRUE(to_host(dpositions) == want) << "width " << width << ", " << name_of(dtype);
+      constexpr int64_t kSamples = 7, kLength = 21, kPositions = 40;
+      for (const TokenPositions at : {TokenPositions(3), TokenPositions(29, 8, 2)}) {
+        const std::vector<float> dy = whole_numbers(kSamples * kLength * width, 3);
+        std::vector<float> want = whole_numbers(kPositions * width, 4);
+        Tensor dpositions = to_device(want, {kPositions, width}, DType::f32);
+        ctx_.kernel<EmbeddingBackwardPositions>()(ctx_, to_device(dy, {kSamples * kLength, width}, dtype), kLength, at, dpositions);
+        for (int64_t n = 0; n < kSamples * kLength; ++n)
+          for (int64_t c = 0; c < width; ++c)
+            want[static_cast<size_t>(at.at(n % kLength) * width + c)] += dy[static_cast<size_t>(n * width + c)];
+        EXPECT_TRUE(to_host(dpositions) == want) << "width " << width << ", " << name_of(dtype) << ", from " << at.first;
+      }
     }
 }
 

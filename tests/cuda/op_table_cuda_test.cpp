@@ -7,6 +7,7 @@
 #include "core/ops/layer_norm.h"
 #include "core/ops/linear.h"
 #include "core/ops/mlp.h"
+#include "tests/core/classifier_parts.h"
 #include "tests/core/op_rows.h"
 #include "tests/cuda/gpu.h"
 
@@ -43,6 +44,15 @@ std::vector<OpRow> large_rows() {
                   }});
   rows.push_back({"embedding_768_50304", {}, {{"w", {50304, 768}}, {"positions", {1024, 768}}}, [](Context& ctx, Inputs, Parameters p) {
                     return Tensors{embedding(ctx, skewed_tokens(ctx, 50257, {4, 1024}), p[0], &p[1])};
+                  }});
+  rows.push_back({"classifier_768_8256_of_four_parts", {{700, 768}}, {{"w", {8256, 768}}}, [](Context& ctx, Inputs x, Parameters p) {
+                    const auto op = std::make_shared<ClassifierOfParts>(p[0], 1.0f / 700, 8200,
+                                                                        std::vector<int64_t>{0, 2112, 4160, 6208, 8256}, 384);
+                    return apply(ctx, op, {scale(ctx, x[0], 0.05f), skewed_tokens(ctx, 8200, {700})});
+                  }});
+  rows.push_back({"embedding_768_of_held_rows", {}, {{"w", {12608, 768}}, {"positions", {2048, 768}}}, [](Context& ctx, Inputs, Parameters p) {
+                    const TokenPositions at(256, 512, 1280);
+                    return Tensors{embedding(ctx, skewed_tokens(ctx, 50257, {4, 1024}), p[0], &p[1], at, {0, 50257})};
                   }});
   for (const auto& [name, shape] : {std::pair{"attention_1024", AttentionShape{2, 1024, 4, 4, 64, true}},
                                     std::pair{"attention_grouped_200", AttentionShape{2, 200, 8, 2, 128, true}},

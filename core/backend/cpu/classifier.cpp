@@ -4,14 +4,11 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
-
-#include "core/backend/cpu/classifier.h"
 #include "core/backend/cpu/dispatch.h"
 #include "core/backend/cpu/gemm.h"
 #include "core/backend/cpu/kernels.h"
 #include "core/backend/cpu/parallel.h"
-#include "core/backend/cpu/simd.h"
+#include "core/backend/cpu/classifier_rows.h"
 
 namespace trireme::cpu {
 
@@ -28,33 +25,6 @@ void check_targets(const Tensor& targets, int64_t vocab) {
 
 namespace {
 
-constexpr int64_t kMaxChunkBytes = int64_t{64} << 20;
-
-/// sum of e^(l - max) over the row, and max.
-struct Normalizer {
-  float max, sum;
-};
-
-Normalizer normalizer_of(const float* logits, int64_t vocab) {
-  float max = logits[0];
-#pragma omp simd reduction(max : max)
-  for (int64_t v = 0; v < vocab; ++v) max = logits[v] > max ? logits[v] : max;
-  const auto term = [max](FloatLanes l) { return exp_lanes(l - max); };
-  return {max, sum_over(vocab, term, logits)};
-}
-
-/// dlogits = factor (softmax(logits) - onehot(target)), zeros from `vocab` on. May be in place for float.
-template <class T>
-void gradient_row(const float* logits, Normalizer n, int32_t target, float factor, T* dlogits, int64_t vocab,
-                  int64_t width) {
-  const float target_grad = factor * (std::exp(logits[target] - n.max) / n.sum - 1.0f);
-  const float scale = factor / n.sum;
-  const auto gradient = [&](FloatLanes l) { return exp_lanes(l - n.max) * scale; };
-  transform_lanes(0, vocab, gradient, dlogits, logits);
-  std::fill(dlogits + vocab, dlogits + width, T(0.0f));
-  assign(dlogits[target], target_grad);
-}
-
 /// Rows [0, n) of a chunk: returns the sum of -log softmax[target]; with `dlogits`, their gradients.
 template <class T>
 double loss_of_rows(const float* logits, const int32_t* targets, int64_t rows, const ClassifierArgs& args,
@@ -70,8 +40,7 @@ double loss_of_rows(const float* logits, const int32_t* targets, int64_t rows, c
       continue;
     }
     const Normalizer normalizer = normalizer_of(row, args.vocab);
-    loss +=
-        std::log(static_cast<double>(normalizer.sum)) + static_cast<double>(normalizer.max - row[targets[n]]);
+    loss += loss_of(normalizer, row[targets[n]]);
     if (drow) gradient_row(row, normalizer, targets[n], factor, drow, args.vocab, width);
   }
   return loss;
@@ -102,10 +71,9 @@ double loss_of_chunk(Context& ctx, const Tensor& logits, const int32_t* targets,
 void classifier_forward(Context& ctx, ClassifierArgs& args) {
   check_targets(args.targets, args.vocab);
   const int64_t rows = args.h.dim(0), width = args.w.dim(0), channels = args.h.dim(1);
-  const int64_t max_bytes = args.max_chunk_bytes > 0 ? args.max_chunk_bytes : kMaxChunkBytes;
-  const int64_t max_rows = std::max<int64_t>(1, max_bytes / (width * static_cast<int64_t>(sizeof(float))));
-  const int64_t num_chunks = (rows + max_rows - 1) / max_rows;
-  const int64_t chunk_rows = num_chunks == 0 ? 0 : (rows + num_chunks - 1) / num_chunks;
+  const int64_t max_bytes = args.max_chunk_bytes > 0 ? args.max_chunk_bytes : kMaxClassifierBytes;
+  const int64_t row_bytes = width * static_cast<int64_t>(sizeof(float));
+  const int64_t chunk_rows = chunk_rows_of(rows, std::max<int64_t>(1, max_bytes / row_bytes));
   const bool backward = args.dh.defined();
   const bool in_place = args.h.dtype() == DType::f32;
   const Tensor logits_buffer = ctx.empty({chunk_rows, width}, DType::f32, MemoryClass::workspace);

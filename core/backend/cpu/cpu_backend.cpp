@@ -64,7 +64,7 @@ std::unique_ptr<Backend> make_cpu_backend(int num_threads) {
   cpu::add_attention_kernels(*backend);
   cpu::add_embedding_kernels(*backend);
   cpu::add_classifier_kernels(*backend);
-  cpu::add_softmax_part_kernels(*backend);
+  cpu::add_classifier_part_kernels(*backend);
   return backend;
 }
 

@@ -26,52 +26,45 @@ void check_tokens(const Tensor& tokens, int64_t vocab) {
   }
 }
 
-/// The row of w that a token is; -1 where another rank has it.
-struct RowOfToken {
-  const int32_t* ids;
-  int64_t first_row, rows;
-  int64_t operator()(int64_t n) const {
-    const int64_t row = ids[n] - first_row;
-    return row >= 0 && row < rows ? row : -1;
+/// The sum of two rows of a table, of which either may be null: zeros.
+template <class T>
+void write_row(const T* row, const T* position, int64_t width, T* out) {
+  if (!row || !position) {
+    const T* only = row ? row : position;
+    if (only)
+      std::copy(only, only + width, out);
+    else
+      std::fill(out, out + width, T(0.0f));
+    return;
   }
-};
+#pragma omp simd
+  for (int64_t c = 0; c < width; ++c)
+    assign(out[c], static_cast<float>(row[c]) + static_cast<float>(position[c]));
+}
 
-void embedding_forward(Context& ctx, const Tensor& tokens, const Tensor& w, const Tensor& positions, const TokenPositions& at,
-                       const EmbeddingPart& part, Tensor& y) {
-  check_tokens(tokens, part.vocab > 0 ? part.vocab : w.dim(0));
-  const int64_t length = tokens.dim(1), width = w.dim(1);
-  const RowOfToken row_of{tokens.data<int32_t>(), part.first_row, w.dim(0)};
+void embedding_forward(Context& ctx, const Tensor& tokens, const Tensor& w, TableRows rows,
+                       const Tensor& positions, TokenPositions at, Tensor& y) {
+  check_tokens(tokens, rows.vocab_of(w));
+  const int64_t length = tokens.dim(1), width = w.dim(1), held = w.dim(0);
+  const int32_t* ids = tokens.data<int32_t>();
   dispatch_compute("embedding", w.dtype(), [&](auto type) {
     using T = decltype(type);
     const T *pw = w.data<T>(), *ppositions = positions.defined() ? positions.data<T>() : nullptr;
     T* py = y.data<T>();
     for_rows(ctx, tokens.numel(), width, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) {
-        const int64_t index = row_of(n);
-        const T* row = pw + std::max<int64_t>(index, 0) * width;
-        const T* position = ppositions ? ppositions + at.at(n % length) * width : nullptr;
-        T* out = py + n * width;
-        if (index < 0) {
-          if (position)
-            std::copy(position, position + width, out);
-          else
-            std::fill(out, out + width, T(0.0f));
-        } else if (!position) {
-          std::copy(row, row + width, out);
-        } else {
-#pragma omp simd
-          for (int64_t c = 0; c < width; ++c)
-            assign(out[c], static_cast<float>(row[c]) + static_cast<float>(position[c]));
-        }
+        const int64_t row = ids[n] - rows.first;
+        write_row(row >= 0 && row < held ? pw + row * width : nullptr,
+                  ppositions ? ppositions + at.at(n % length) * width : nullptr, width, py + n * width);
       }
     });
   });
 }
 
-/// sum[row_of(n)] += dy[n] for n = 0, 1, ... where row_of(n) is not negative, in columns [c0, c1) by each thread.
+/// sum[row_of(n)] += dy[n] for n = 0, 1, ..., where it has that row; in columns [c0, c1) by each thread.
 template <class RowOf>
 void scatter_add(Context& ctx, const Tensor& dy, Tensor& sum, const RowOf& row_of) {
-  const int64_t rows = dy.dim(0), width = dy.dim(1);
+  const int64_t rows = dy.dim(0), width = dy.dim(1), held = sum.dim(0);
   const int count = num_ranges(ctx, rows * width, kMinParallelElements);
   float* out = sum.data<float>();
   dispatch_compute("embedding backward", dy.dtype(), [&](auto type) {
@@ -80,7 +73,7 @@ void scatter_add(Context& ctx, const Tensor& dy, Tensor& sum, const RowOf& row_o
       const Range columns = range_of(i, count, width, 16);
       for (int64_t n = 0; n < rows; ++n) {
         const int64_t row = row_of(n);
-        if (row < 0) continue;
+        if (row < 0 || row >= held) continue;
         float* to = out + row * width;
         const auto* from = pdy + n * width;
 #pragma omp simd
@@ -90,12 +83,14 @@ void scatter_add(Context& ctx, const Tensor& dy, Tensor& sum, const RowOf& row_o
   });
 }
 
-void embedding_backward_tokens(Context& ctx, const Tensor& tokens, const Tensor& dy, const EmbeddingPart& part, Tensor& dw) {
-  scatter_add(ctx, dy, dw, RowOfToken{tokens.data<int32_t>(), part.first_row, dw.dim(0)});
+void embedding_backward_tokens(Context& ctx, const Tensor& tokens, const Tensor& dy, TableRows rows,
+                               Tensor& dw) {
+  const int32_t* ids = tokens.data<int32_t>();
+  scatter_add(ctx, dy, dw, [=](int64_t n) { return ids[n] - rows.first; });
 }
 
-void embedding_backward_positions(Context& ctx, const Tensor& dy, int64_t tokens_per_sample, const TokenPositions& at,
-                                  Tensor& dpositions) {
+void embedding_backward_positions(Context& ctx, const Tensor& dy, int64_t tokens_per_sample,
+                                  TokenPositions at, Tensor& dpositions) {
   scatter_add(ctx, dy, dpositions, [=](int64_t n) { return at.at(n % tokens_per_sample); });
 }
 

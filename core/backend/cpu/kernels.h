@@ -13,6 +13,6 @@ void add_layer_norm_kernels(Backend& backend);
 void add_attention_kernels(Backend& backend);
 void add_embedding_kernels(Backend& backend);
 void add_classifier_kernels(Backend& backend);
-void add_softmax_part_kernels(Backend& backend);
+void add_classifier_part_kernels(Backend& backend);
 
 }  // namespace trireme::cpu

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/backend/cuda/classifier_chunks.h"
 #include "core/backend/cuda/kernels.h"
 #include "core/backend/cuda/matmul.h"
 #include "core/backend/cuda/softmax_rows.h"
@@ -11,22 +12,10 @@
 namespace trireme::cuda {
 namespace {
 
-constexpr int64_t kMaxChunkBytes = int64_t{1} << 30;
-constexpr int64_t kTile = 128;  // rows of a product's tile
-
-/// Rows of a chunk: at most `max_rows`; all chunks of one size, and of whole tiles, where such a size is near.
-int64_t chunk_rows_of(int64_t rows, int64_t max_rows) {
-  if (rows <= max_rows) return rows;
-  const int64_t fewest = (rows + max_rows - 1) / max_rows;
-  for (int64_t count = fewest; count <= fewest + fewest / 2 + 1; ++count)
-    if (rows % (count * kTile) == 0) return rows / count;
-  return max_rows >= kTile ? max_rows / kTile * kTile : max_rows;
-}
-
 void classifier_forward(Context& ctx, ClassifierArgs& args) {
   const int64_t rows = args.h.dim(0), width = args.w.dim(0), channels = args.h.dim(1);
   const int64_t row_bytes = width * static_cast<int64_t>(size_of(args.h.dtype()));
-  const int64_t max_bytes = args.max_chunk_bytes > 0 ? args.max_chunk_bytes : kMaxChunkBytes;
+  const int64_t max_bytes = args.max_chunk_bytes > 0 ? args.max_chunk_bytes : kMaxClassifierBytes;
   const int64_t chunk_rows = chunk_rows_of(rows, std::max<int64_t>(1, max_bytes / row_bytes));
   const bool backward = args.dh.defined();
   const Tensor buffer = ctx.empty({chunk_rows, width}, args.h.dtype(), MemoryClass::workspace);

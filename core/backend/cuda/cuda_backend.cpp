@@ -231,7 +231,7 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
   cuda::add_attention_kernels(*backend, options.deterministic);
   cuda::add_embedding_kernels(*backend);
   cuda::add_classifier_kernels(*backend);
-  cuda::add_softmax_part_kernels(*backend);
+  cuda::add_classifier_part_kernels(*backend);
   return backend;
 }
 

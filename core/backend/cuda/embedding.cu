@@ -19,17 +19,13 @@ constexpr int kChunk = 32;  // places in the order of the tokens, summed by one 
 constexpr int kAhead = 4;   // rows that a thread reads before it adds the first
 constexpr int kJoinWarps = 8, kJoinColumns = 4 * kWarp;
 
-/// The data set's tokens were checked when it was opened: one outside the table is a bug, and nothing is computed from it.
+/// The data set's tokens were checked when it was opened: one outside the vocabulary is a bug, and nothing is computed
+/// from it.
 __device__ inline void check_token(int32_t token, int64_t vocab) {
   if (token >= 0 && token < vocab) return;
   printf("embedding: token %d is outside the vocabulary of %lld\n", token, static_cast<long long>(vocab));
   __trap();
 }
-
-/// The rows [first_row, first_row + rows) of a table of `vocab` are here.
-struct Table {
-  int64_t first_row, rows, vocab;
-};
 
 /// `Width` elements in a row, as floats: a pack, or one where rows are not whole packs.
 template <class T, int Width>
@@ -63,18 +59,24 @@ __device__ inline void store_floats(float* to, const float* values) {
   }
 }
 
+/// Rows [first, first + held) of a table of `vocab`.
+struct HeldRows {
+  int64_t first, held, vocab;
+};
+
 template <class T, int Width>
 __global__ void __launch_bounds__(kThreads)
-    forward_kernel(int64_t rows, int64_t length, int64_t width, Table table, const int32_t* tokens, const T* w, const T* positions,
-                   TokenPositions at, T* y) {
+    forward_kernel(int64_t rows, int64_t length, int64_t width, HeldRows table, const int32_t* tokens, const T* w,
+                   const T* positions, TokenPositions at, T* y) {
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    check_token(tokens[row], table.vocab);
-    const int64_t token = tokens[row] - table.first_row;
-    const bool here = token >= 0 && token < table.rows;
-    const int64_t t = row % length, position_row = at.half < 0 || t < at.half ? at.first + t : at.second + t - at.half;
+    const int32_t token = tokens[row];
+    check_token(token, table.vocab);
+    const int64_t w_row = token - table.first;
+    const bool is_held = w_row >= 0 && w_row < table.held;
+    const int64_t position_row = positions ? at.at(row % length) : 0;
     for (int64_t c = int64_t{threadIdx.x} * Width; c < width; c += int64_t{kThreads} * Width) {
       float value[Width] = {}, position[Width] = {};
-      if (here) load_row<T, Width>(w + token * width + c, value);
+      if (is_held) load_row<T, Width>(w + w_row * width + c, value);
       if (positions) load_row<T, Width>(positions + position_row * width + c, position);
       if constexpr (Width == 1) {
         y[row * width + c] = from_float<T>(value[0] + position[0]);
@@ -88,21 +90,21 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// The place of each token, and its row here: the number of rows for one that another rank has, which sorts last.
-__global__ void place_kernel(int n, Table table, const int32_t* tokens, int32_t* places, int32_t* rows) {
+/// Each place, and which row of the table its token is: `held`, which sorts behind all rows, for those of other ranks.
+__global__ void find_rows_kernel(int n, HeldRows table, const int32_t* tokens, int32_t* rows, int32_t* places) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n) return;
   check_token(tokens[i], table.vocab);
-  const int64_t row = tokens[i] - table.first_row;
+  const int64_t row = tokens[i] - table.first;
+  rows[i] = static_cast<int32_t>(row >= 0 && row < table.held ? row : table.held);
   places[i] = i;
-  rows[i] = static_cast<int32_t>(row >= 0 && row < table.rows ? row : table.rows);
 }
 
-/// Places in the order of their tokens; `head` and `tail` [chunks, width] take the sums of runs of one token that reach
-/// into the chunk from before, or out of it.
+/// Places in the order of their tokens, which are numbered by dw's rows; those from `held` on count nothing. `head` and
+/// `tail` [chunks, width] take the sums of runs of one token that reach into the chunk from before, or out of it.
 template <class T>
 struct SortedRows {
-  int64_t n, width, table_rows;  // tokens from table_rows on have no row here
+  int64_t n, width, held;
   const int32_t *tokens, *places;
   const T* dy;
   float *head, *tail, *dw;
@@ -114,14 +116,18 @@ template <class T, int Width>
 __global__ void __launch_bounds__(kThreads) sum_chunks_kernel(SortedRows<T> a) {
   __shared__ int32_t tokens[kChunk], places[kChunk];
   const int64_t begin = int64_t{blockIdx.x} * kChunk;
-  const int count = static_cast<int>(min(int64_t{kChunk}, a.n - begin));
-  for (int i = threadIdx.x; i < count; i += blockDim.x) {
-    tokens[i] = a.tokens[begin + i];
-    places[i] = a.places[begin + i];
+  static_assert(kChunk <= kWarp, "a thread for each place of a chunk");
+  const int own = threadIdx.x;
+  bool is_held = false;
+  if (own < kChunk && begin + own < a.n) {
+    tokens[own] = a.tokens[begin + own];
+    places[own] = a.places[begin + own];
+    is_held = tokens[own] < a.held;
   }
+  const int count = __syncthreads_count(is_held);  // they are the first
+  if (count == 0) return;
   const int32_t before = begin > 0 ? a.tokens[begin - 1] : -1;
   const int32_t after = begin + count < a.n ? a.tokens[begin + count] : -1;
-  __syncthreads();
   const int64_t c = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * Width;
   if (c >= a.width) return;
   const auto is_whole = [&](int i) { return tokens[i] != before && tokens[i] != after; };
@@ -133,7 +139,7 @@ __global__ void __launch_bounds__(kThreads) sum_chunks_kernel(SortedRows<T> a) {
       const int i = first + k;
       if (i >= count) continue;
       load_row<T, Width>(a.dy + places[i] * a.width + c, rows[k]);
-      if ((i == 0 || tokens[i] != tokens[i - 1]) && is_whole(i) && tokens[i] < a.table_rows) load_floats<Width>(a.dw + tokens[i] * a.width + c, starts[k]);
+      if ((i == 0 || tokens[i] != tokens[i - 1]) && is_whole(i)) load_floats<Width>(a.dw + tokens[i] * a.width + c, starts[k]);
     }
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
@@ -142,7 +148,7 @@ __global__ void __launch_bounds__(kThreads) sum_chunks_kernel(SortedRows<T> a) {
       const bool begins = i == 0 || tokens[i] != tokens[i - 1];
 #pragma unroll
       for (int j = 0; j < Width; ++j) sum[j] = (begins ? starts[k][j] : sum[j]) + rows[k][j];
-      if ((i + 1 < count && tokens[i + 1] == tokens[i]) || tokens[i] >= a.table_rows) continue;
+      if (i + 1 < count && tokens[i + 1] == tokens[i]) continue;
       float* part = (tokens[i] == before ? a.head : a.tail) + int64_t{blockIdx.x} * a.width;
       store_floats<Width>((is_whole(i) ? a.dw + tokens[i] * a.width : part) + c, sum);
     }
@@ -157,7 +163,7 @@ __global__ void __launch_bounds__(kJoinWarps* kWarp) join_chunks_kernel(SortedRo
   const int64_t chunk = blockIdx.x, begin = chunk * kChunk, end = begin + kChunk;
   if (end >= a.n) return;
   const int32_t token = a.tokens[end - 1];
-  if (a.tokens[end] != token || token >= a.table_rows) return;
+  if (a.tokens[end] != token || token >= a.held) return;
   if (begin > 0 && a.tokens[begin - 1] == token) return;  // it began earlier
   int64_t run_end = end + 1;  // tokens are in order, so that those of the run are found by halving
   for (int64_t high = a.n; run_end < high;) {
@@ -190,8 +196,8 @@ __global__ void __launch_bounds__(kJoinWarps* kWarp) join_chunks_kernel(SortedRo
 
 template <class T, int Width>
 __global__ void __launch_bounds__(kThreads)
-    positions_kernel(int64_t samples, int64_t length, int64_t width, TokenPositions at, const T* dy, float* dpositions) {
-  const int64_t t = blockIdx.x, position = at.half < 0 || t < at.half ? at.first + t : at.second + t - at.half;
+    positions_kernel(int64_t samples, int64_t length, int64_t width, const T* dy, TokenPositions at, float* dpositions) {
+  const int64_t t = blockIdx.x, position = at.at(t);
   for (int64_t c = int64_t{threadIdx.x} * Width; c < width; c += int64_t{kThreads} * Width) {
     float sum[Width];
     load_floats<Width>(dpositions + position * width + c, sum);
@@ -220,20 +226,18 @@ void dispatch_rows(const char* name, DType dtype, int64_t width, bool aligned, c
   });
 }
 
-Table table_of(const Tensor& w, const EmbeddingPart& part) {
-  return {part.first_row, w.dim(0), part.vocab > 0 ? part.vocab : w.dim(0)};
-}
+HeldRows held_rows(TableRows table, const Tensor& w) { return {table.first, w.dim(0), table.vocab_of(w)}; }
 
-void embedding_forward(Context& ctx, const Tensor& tokens, const Tensor& w, const Tensor& positions, const TokenPositions& at,
-                       const EmbeddingPart& part, Tensor& y) {
+void embedding_forward(Context& ctx, const Tensor& tokens, const Tensor& w, TableRows table, const Tensor& positions,
+                       TokenPositions at, Tensor& y) {
   const int64_t rows = tokens.numel(), width = w.dim(1);
   if (rows * width == 0) return;
   const bool aligned = is_aligned(w.raw()) && is_aligned(y.raw()) && (!positions.defined() || is_aligned(positions.raw()));
   dispatch_rows("embedding", w.dtype(), width, aligned, [&](auto type, auto access) {
     using T = decltype(type);
-    const T* all_positions = positions.defined() ? elements<T>(positions) : nullptr;
     forward_kernel<T, access><<<grid_size(rows, 1), kThreads, 0, raw_stream(ctx)>>>(
-        rows, tokens.dim(1), width, table_of(w, part), elements<int32_t>(tokens), elements<T>(w), all_positions, at, elements<T>(y));
+        rows, tokens.dim(1), width, held_rows(table, w), elements<int32_t>(tokens), elements<T>(w), elements<T>(positions), at,
+        elements<T>(y));
   });
 }
 
@@ -241,15 +245,15 @@ struct SortedTokens {
   Tensor tokens, places;  // i32 [n]
 };
 
-SortedTokens sort_tokens(Context& ctx, const Tensor& tokens, const Table& table) {
+SortedTokens sort_tokens(Context& ctx, const Tensor& tokens, HeldRows table) {
   const int n = static_cast<int>(tokens.numel());
-  const int bits = std::bit_width(static_cast<uint64_t>(table.rows));
+  const int bits = std::bit_width(static_cast<uint64_t>(table.held));
   const auto stream = raw_stream(ctx);
   const auto scratch = [&] { return ctx.empty({n}, DType::i32, MemoryClass::workspace); };
-  const Tensor places = scratch(), rows = scratch();
+  const Tensor rows = scratch(), places = scratch();
   SortedTokens sorted{scratch(), scratch()};
-  place_kernel<<<grid_size(n, kThreads, n), kThreads, 0, stream>>>(n, table, elements<int32_t>(tokens), elements<int32_t>(places),
-                                                                   elements<int32_t>(rows));
+  find_rows_kernel<<<grid_size(n, kThreads, n), kThreads, 0, stream>>>(n, table, elements<int32_t>(tokens),
+                                                                       elements<int32_t>(rows), elements<int32_t>(places));
   size_t bytes = 0;
   const auto sort = [&](void* memory) {
     check(cub::DeviceRadixSort::SortPairs(memory, bytes, elements<int32_t>(rows), elements<int32_t>(sorted.tokens),
@@ -262,10 +266,10 @@ SortedTokens sort_tokens(Context& ctx, const Tensor& tokens, const Table& table)
   return sorted;
 }
 
-void embedding_backward_tokens(Context& ctx, const Tensor& tokens, const Tensor& dy, const EmbeddingPart& part, Tensor& dw) {
+void embedding_backward_tokens(Context& ctx, const Tensor& tokens, const Tensor& dy, TableRows table, Tensor& dw) {
   const int64_t n = tokens.numel(), width = dw.dim(1);
   if (n * width == 0) return;
-  const SortedTokens sorted = sort_tokens(ctx, tokens, table_of(dw, part));
+  const SortedTokens sorted = sort_tokens(ctx, tokens, held_rows(table, dw));
   const int chunks = static_cast<int>(ceil_div(n, kChunk));
   const Tensor head = ctx.empty({chunks, width}, DType::f32, MemoryClass::workspace);
   const Tensor tail = ctx.empty({chunks, width}, DType::f32, MemoryClass::workspace);
@@ -281,15 +285,15 @@ void embedding_backward_tokens(Context& ctx, const Tensor& tokens, const Tensor&
   });
 }
 
-void embedding_backward_positions(Context& ctx, const Tensor& dy, int64_t tokens_per_sample, const TokenPositions& at,
+void embedding_backward_positions(Context& ctx, const Tensor& dy, int64_t tokens_per_sample, TokenPositions at,
                                   Tensor& dpositions) {
   const int64_t width = dy.dim(1), samples = tokens_per_sample ? dy.dim(0) / tokens_per_sample : 0;
   if (samples * width == 0) return;
-  float* all = elements<float>(dpositions);
-  dispatch_rows("embedding backward", dy.dtype(), width, is_aligned(dy.raw()) && is_aligned(all), [&](auto type, auto access) {
+  const bool aligned = is_aligned(dy.raw()) && is_aligned(dpositions.raw());
+  dispatch_rows("embedding backward", dy.dtype(), width, aligned, [&](auto type, auto access) {
     using T = decltype(type);
     positions_kernel<T, access><<<static_cast<int>(tokens_per_sample), kThreads, 0, raw_stream(ctx)>>>(
-        samples, tokens_per_sample, width, at, elements<T>(dy), all);
+        samples, tokens_per_sample, width, elements<T>(dy), at, elements<float>(dpositions));
   });
 }
 

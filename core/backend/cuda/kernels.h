@@ -14,6 +14,6 @@ void add_layer_norm_backward(Backend& backend);
 void add_attention_kernels(Backend& backend, bool deterministic);
 void add_embedding_kernels(Backend& backend);
 void add_classifier_kernels(Backend& backend);
-void add_softmax_part_kernels(Backend& backend);
+void add_classifier_part_kernels(Backend& backend);
 
 }  // namespace trireme::cuda

@@ -1,113 +1,136 @@
-// The kernels of softmax over columns that lie on several ranks: a block a row.
-#include <cfloat>
+// A block a row, in both passes; the gradient is written in place.
+#include "core/backend/cuda/softmax_part.h"
 
-#include "core/backend/cuda/device.cuh"
-#include "core/backend/cuda/kernels.h"
-#include "core/backend/cuda/softmax_rows.h"
-#include "core/ops/softmax_part.h"
+#include "core/backend/cuda/softmax_rows.cuh"
 
 namespace trireme::cuda {
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kWarps = kThreads / kWarp;
+constexpr int64_t kMaxThreads = 512;  // so that a multiprocessor has several rows at a time
 
-/// The row's columns here, of which the first `used` are no padding; the target's column, -1 where it is not here.
-struct Columns {
-  int64_t width, used, first_column, vocab;
+struct RowSums {
+  float max, sum, target_logit;
 };
-Columns columns_of(const Tensor& logits, const SoftmaxPart& part) {
-  return {logits.dim(1), std::clamp<int64_t>(part.vocab - part.first_column, 0, logits.dim(1)), part.first_column, part.vocab};
-}
 
-struct Normalizer {
-  float max, sum;  // sum of e^(x - max)
+struct Args {
+  int width, columns;  // of a row; of those no padding
+  int64_t first_row, vocab;
+  const int32_t* targets;
+
+  /// A target as a column of this part, or -1.
+  __device__ int column_of(int32_t target) const {
+    const int64_t column = target - first_row;
+    return target >= 0 && column >= 0 && column < columns ? static_cast<int>(column) : -1;
+  }
 };
-__device__ inline Normalizer over_warp(Normalizer own) {
-  const float max = warp_max(own.max);
-  return {max, warp_sum(own.sum * expf(own.max - max))};
+
+/// `logits` and its rows are aligned to a piece.
+template <class T, int kSize>
+__global__ void __launch_bounds__(kMaxThreads) sums_kernel(const T* logits, Args args, RowSums* sums) {
+  const int target = args.targets[blockIdx.x];
+  if (target == -1) {
+    if (threadIdx.x == 0) sums[blockIdx.x] = {-FLT_MAX, 0.0f, 0.0f};
+    return;
+  }
+  const T* row = logits + int64_t{blockIdx.x} * args.width;
+  const Normalizer n = read_row<T, kSize>(row, (args.columns + kSize - 1) / kSize, args.columns, nullptr, 0);
+  if (threadIdx.x != 0) return;
+  const int column = args.column_of(target);
+  sums[blockIdx.x] = {n.max, n.sum, column < 0 ? 0.0f : to_float(row[column])};
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) sums_kernel(Columns c, const T* logits, const int32_t* targets, float* sums) {
-  __shared__ Normalizer of_warp[kWarps];
-  const T* row = logits + int64_t{blockIdx.x} * c.width;
-  Normalizer n{-FLT_MAX, 0.0f};
-  for (int64_t v = threadIdx.x; v < c.used; v += kThreads) {
-    const float x = to_float(row[v]), max = fmaxf(n.max, x);
-    n = {max, n.sum * expf(n.max - max) + expf(x - max)};
+/// Of all parts: their sums relative to the largest max, always added in the same order.
+__device__ inline RowSums combine_parts(const RowSums* first, int parts, int64_t stride) {
+  RowSums all{-FLT_MAX, 0.0f, 0.0f};
+  for (int p = 0; p < parts; ++p) all.max = fmaxf(all.max, first[p * stride].max);
+  for (int p = 0; p < parts; ++p) {
+    const RowSums part = first[p * stride];
+    all.sum += part.sum * expf(part.max - all.max);
+    all.target_logit += part.target_logit;
   }
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  n = over_warp(n);
-  if (lane == 0) of_warp[warp] = n;
-  __syncthreads();
-  if (warp > 0) return;
-  n = over_warp(lane < kWarps ? of_warp[lane] : Normalizer{-FLT_MAX, 0.0f});
-  if (lane > 0) return;
-  const int64_t target = targets[blockIdx.x], column = target - c.first_column;
-  float* of_row = sums + int64_t{blockIdx.x} * kSoftmaxSums;
-  of_row[kSoftmaxMax] = n.max;
-  of_row[kSoftmaxSum] = n.sum;
-  of_row[kSoftmaxTarget] = target < -1 || target >= c.vocab ? NAN : column >= 0 && column < c.used ? to_float(row[column]) : 0.0f;
+  return all;
 }
 
-/// Each thread adds up the ranks' sums itself: there are few.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    gradient_kernel(Columns c, int64_t ranks, T* logits, const int32_t* targets, const float* sums, float scale, const float* loss_scale,
-                    bool gradient, float* losses) {
-  const int64_t rows = gridDim.x, n = blockIdx.x, target = targets[n];
-  T* row = logits + n * c.width;
-  float max = -FLT_MAX, sum = 0.0f, target_logit = 0.0f;
-  for (int64_t r = 0; r < ranks; ++r) max = fmaxf(max, sums[(r * rows + n) * kSoftmaxSums + kSoftmaxMax]);
-  for (int64_t r = 0; r < ranks; ++r) {
-    const float* of_rank = sums + (r * rows + n) * kSoftmaxSums;
-    sum += of_rank[kSoftmaxSum] * expf(of_rank[kSoftmaxMax] - max);
-    target_logit += of_rank[kSoftmaxTarget];
+struct GradientArgs {
+  const RowSums* all_sums;  // [parts, rows]
+  int parts;
+  float* losses;
+  bool gradient;
+  float scale;
+  const float* loss_scale;  // null: 1
+};
+
+template <class T, int kSize>
+__global__ void __launch_bounds__(kMaxThreads) gradient_kernel(T* logits, Args args, GradientArgs g) {
+  T* row = logits + int64_t{blockIdx.x} * args.width;
+  const int pieces = args.width / kSize, target = args.targets[blockIdx.x];
+  if (target == -1) {
+    if (g.gradient) zero_row<T, kSize>(row, pieces);
+    if (threadIdx.x == 0) g.losses[blockIdx.x] = 0.0f;
+    return;
   }
-  const bool counts = target != -1;
-  if (threadIdx.x == 0) losses[n] = counts ? logf(sum) + (max - target_logit) : 0.0f;
-  if (!gradient) return;
-  const float factor = scale * (loss_scale ? *loss_scale : 1.0f);
-  // A target that is no token has a logit that is not a number, which the gradient takes over.
-  const float per_sum = counts ? factor / sum + (target_logit - target_logit) : 0.0f;
-  for (int64_t v = threadIdx.x; v < c.width; v += kThreads) {
-    float g = v < c.used && counts ? per_sum * expf(to_float(row[v]) - max) : 0.0f;
-    if (counts && v < c.used && v == target - c.first_column) g = factor * (expf(target_logit - max) / sum - 1.0f);
-    row[v] = from_float<T>(g);
-  }
+  const RowSums all = combine_parts(g.all_sums + blockIdx.x, g.parts, gridDim.x);
+  // A target outside the vocabulary is an error that shows as NaN, in the loss and in the gradient.
+  const bool is_token = target >= 0 && target < args.vocab;
+  if (threadIdx.x == 0) g.losses[blockIdx.x] = is_token ? logf(all.sum) + (all.max - all.target_logit) : NAN;
+  if (!g.gradient) return;
+  const float factor = is_token ? g.scale * (g.loss_scale ? *g.loss_scale : 1.0f) : NAN;
+  write_gradient<T, kSize>(row, pieces, args.columns, args.column_of(target), {all.max, all.sum}, factor,
+                           nullptr, 0, [](float) {});
 }
 
-void softmax_part_sums(Context& ctx, const Tensor& logits, const Tensor& targets, const SoftmaxPart& part, Tensor& sums) {
-  const int64_t rows = logits.dim(0);
-  if (rows == 0) return;
-  dispatch_float("classifier", logits.dtype(), [&](auto type) {
+/// f(T{}, size of a piece as a constant, the kernels' arguments, threads of a block).
+template <class F>
+void dispatch_part(const ClassifierPart& part, const ClassifierPartChunk& chunk, const F& f) {
+  const Tensor& logits = chunk.logits;
+  const int64_t width = logits.dim(1);
+  TRIREME_ASSERT(width < (int64_t{1} << 30), "softmax of a part: rows are too long");
+  const Args args{static_cast<int>(width), static_cast<int>(part.columns()), part.first_row, part.vocab,
+                  part.targets.data<int32_t>() + chunk.begin};
+  dispatch_float("softmax of a part", logits.dtype(), [&](auto type) {
     using T = decltype(type);
-    sums_kernel<T><<<static_cast<unsigned>(rows), kThreads, 0, raw_stream(ctx)>>>(columns_of(logits, part), elements<T>(logits),
-                                                                                  elements<int32_t>(targets), elements<float>(sums));
-    check_launch("sums of a classifier's columns");
+    constexpr int kSize = Pack<T>::kSize;
+    const bool packs = is_aligned(logits.raw()) && width % kSize == 0;
+    const int64_t pieces = packs ? width / kSize : width;
+    const auto threads = static_cast<unsigned>(
+        std::clamp<int64_t>(ceil_div(pieces, kUnroll * kWarp) * kWarp, 64, kMaxThreads));
+    if (packs)
+      f(type, std::integral_constant<int, kSize>{}, args, threads);
+    else
+      f(type, std::integral_constant<int, 1>{}, args, threads);
+    check_launch("softmax of a part");
   });
 }
 
-void softmax_part_gradient(Context& ctx, Tensor& logits, const Tensor& targets, const Tensor& sums_of_ranks, const SoftmaxPart& part,
-                           bool gradient, Tensor& losses) {
-  const int64_t rows = logits.dim(0);
-  if (rows == 0) return;
-  dispatch_float("classifier", logits.dtype(), [&](auto type) {
-    using T = decltype(type);
-    gradient_kernel<T><<<static_cast<unsigned>(rows), kThreads, 0, raw_stream(ctx)>>>(
-        columns_of(logits, part), sums_of_ranks.dim(0), elements<T>(logits), elements<int32_t>(targets), elements<float>(sums_of_ranks),
-        part.scale, part.loss_scale.defined() ? elements<float>(part.loss_scale) : nullptr, gradient, elements<float>(losses));
-    check_launch("gradient of a classifier's columns");
-  });
+RowSums* row_sums(const Tensor& sums) {
+  return reinterpret_cast<RowSums*>(sums.data<float>());
 }
 
 }  // namespace
 
-void add_softmax_part_kernels(Backend& backend) {
-  backend.add_kernel<SoftmaxPartSums>(&softmax_part_sums);
-  backend.add_kernel<SoftmaxPartGradient>(&softmax_part_gradient);
-  backend.add_kernel<ScaledSum>(&scaled_sum);
+void softmax_part_sums(Context& ctx, const ClassifierPart& part, const ClassifierPartChunk& chunk) {
+  if (chunk.rows() == 0) return;
+  dispatch_part(part, chunk, [&](auto type, auto size, const Args& args, unsigned threads) {
+    using T = decltype(type);
+    sums_kernel<T, size><<<static_cast<unsigned>(chunk.rows()), threads, 0, raw_stream(ctx)>>>(
+        elements<T>(chunk.logits), args, row_sums(chunk.sums));
+  });
+}
+
+void softmax_part_gradient(Context& ctx, const ClassifierPart& part, const ClassifierPartChunk& chunk) {
+  if (chunk.rows() == 0) return;
+  const GradientArgs gradient{row_sums(chunk.all_sums),
+                              static_cast<int>(chunk.all_sums.dim(0)),
+                              part.losses.data<float>() + chunk.begin,
+                              part.dh.defined(),
+                              part.scale,
+                              part.loss_scale.defined() ? part.loss_scale.data<float>() : nullptr};
+  dispatch_part(part, chunk, [&](auto type, auto size, const Args& args, unsigned threads) {
+    using T = decltype(type);
+    gradient_kernel<T, size>
+        <<<static_cast<unsigned>(chunk.rows()), gradient.gradient ? threads : kWarp, 0, raw_stream(ctx)>>>(
+            elements<T>(chunk.logits), args, gradient);
+  });
 }
 
 }  // namespace trireme::cuda
