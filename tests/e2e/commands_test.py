@@ -6,7 +6,7 @@ import unittest
 
 from harness import VOCAB, CommandTest, write_text
 
-COMMANDS = ["train", "launch", "prepare", "generate", "eval", "inspect", "import", "export", "bench"]
+COMMANDS = ["train", "launch", "plan", "prepare", "generate", "eval", "inspect", "import", "export", "bench"]
 
 
 class Help(CommandTest):
