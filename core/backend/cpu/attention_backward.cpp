@@ -173,11 +173,11 @@ void attention_backward(Context& ctx, const Tensor& qkv, const Tensor& out, cons
                         const Tensor& d_out, const AttentionShape& s, Tensor& d_qkv) {
   dispatch_compute("attention", qkv.dtype(), [&]<class T>(T) {
     const auto packed = [&](auto* data, int64_t head) {
-      return Heads{data + head * s.head_dim, s.tokens * s.qkv_width(), s.qkv_width(), s.head_dim};
+      return Heads<std::remove_pointer_t<decltype(data)>>{data + head * s.head_dim, s.tokens * s.qkv_width(), s.qkv_width(), s.head_dim};
     };
     const auto output = [&](const T* data) {
       const int64_t stride = s.heads * s.head_dim;
-      return Heads{data, s.tokens * stride, stride, s.head_dim};
+      return Heads<const T>{data, s.tokens * stride, stride, s.head_dim};
     };
     const T* data = qkv.data<T>();
     T* d_data = d_qkv.data<T>();
