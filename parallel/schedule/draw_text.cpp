@@ -51,7 +51,8 @@ std::string draw_text(const Timeline& t, int columns) {
     row.replace(begin, width, text);
   }
   std::string drawing;
-  for (size_t rank = 0; rank < rows.size(); ++rank) drawing += fmt::format("rank {:<{}} {}\n", rank, digits, rows[rank]);
+  for (size_t rank = 0; rank < rows.size(); ++rank)
+    drawing += fmt::format("rank {:<{}} {}\n", rank, digits, rows[rank]);
   return drawing;
 }
 

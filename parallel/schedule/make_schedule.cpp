@@ -1,6 +1,6 @@
 // The named schedules, each a rule for the order of one rank's actions.
-// Where a rule wants a certain number of micro-batches it is given more of them, and those that don't exist are left
-// out: nothing depends on another micro-batch, so what remains can still be run in its order.
+// Where a rule wants a certain number of micro-batches it is given more of them, and those that don't exist
+// are left out: nothing depends on another micro-batch, so what remains can still be run in its order.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -45,20 +45,24 @@ Order one_forward_one_backward(const Order& forwards, const Order& backwards, si
 }
 
 /// Forwards are enough to fill the ranks behind this one.
-size_t warmup_1f1b(const Size& size, int64_t rank) { return static_cast<size_t>(size.ranks - 1 - rank); }
+size_t warmup_1f1b(const Size& size, int64_t rank) {
+  return static_cast<size_t>(size.ranks - 1 - rank);
+}
 
 Order gpipe(const Size& size, int64_t rank) {
   const Order forwards = passes(ActionKind::forward, rank, size.micro_batches);
-  return one_forward_one_backward(forwards, passes(ActionKind::backward, rank, size.micro_batches), forwards.size());
+  return one_forward_one_backward(forwards, passes(ActionKind::backward, rank, size.micro_batches),
+                                  forwards.size());
 }
 
 Order one_f_one_b(const Size& size, int64_t rank) {
   return one_forward_one_backward(passes(ActionKind::forward, rank, size.micro_batches),
-                                  passes(ActionKind::backward, rank, size.micro_batches), warmup_1f1b(size, rank));
+                                  passes(ActionKind::backward, rank, size.micro_batches),
+                                  warmup_1f1b(size, rank));
 }
 
-/// Micro-batches go in groups of as many as ranks: a group through the first chunk, the same through the next one, ...
-/// The warm-up is that of Megatron-LM's forward_backward_pipelining_with_interleaving.
+/// Micro-batches go in groups of as many as ranks: a group through the first chunk, the same through the next
+/// one, ... The warm-up is that of Megatron-LM's forward_backward_pipelining_with_interleaving.
 Order interleaved(const Size& size, int64_t rank) {
   if (size.chunks == 1) return one_f_one_b(size, rank);
   Order forwards, backwards;
@@ -72,8 +76,9 @@ Order interleaved(const Size& size, int64_t rank) {
   return one_forward_one_backward(forwards, backwards, static_cast<size_t>(warmup));
 }
 
-/// 1f1b with each W put off by `rank` micro-batches: the ranks at the end, whose first I comes early, hand gradients
-/// on before they turn to W, and the W's left over fill the time in which they would wait at the end.
+/// 1f1b with each W put off by `rank` micro-batches: the ranks at the end, whose first I comes early, hand
+/// gradients on before they turn to W, and the W's left over fill the time in which they would wait at the
+/// end.
 Order zb_h1(const Size& size, int64_t rank) {
   const Order whole = one_forward_one_backward(passes(ActionKind::forward, rank, size.micro_batches),
                                                passes(ActionKind::backward_input, rank, size.micro_batches),
@@ -109,9 +114,9 @@ class VOrder {
   Order order_;
 };
 
-/// Forward runs down the ranks (chunk 0) and up again (chunk 1), so the last stage is on rank 0, where backward starts
-/// its own way down and up. At most 2 * ranks micro-batches of a stage are alive on each rank: 1f1b's memory, as a
-/// stage is half as large.
+/// Forward runs down the ranks (chunk 0) and up again (chunk 1), so the last stage is on rank 0, where
+/// backward starts its own way down and up. At most 2 * ranks micro-batches of a stage are alive on each
+/// rank: 1f1b's memory, as a stage is half as large.
 Order zb_v(const Size& size, int64_t rank) {
   const int64_t micro_batches = std::max(size.micro_batches, 2 * size.ranks - 1);
   const int64_t behind = size.ranks - rank;  // ranks from here to where the V turns
@@ -139,8 +144,11 @@ struct Rule {
 };
 
 const std::array<Rule, 5>& rules() {
-  static const std::array<Rule, 5> kRules{
-      {{"gpipe", 1, gpipe}, {"1f1b", 1, one_f_one_b}, {"interleaved", 0, interleaved}, {"zb-h1", 1, zb_h1}, {"zb-v", 2, zb_v}}};
+  static const std::array<Rule, 5> kRules{{{"gpipe", 1, gpipe},
+                                           {"1f1b", 1, one_f_one_b},
+                                           {"interleaved", 0, interleaved},
+                                           {"zb-h1", 1, zb_h1},
+                                           {"zb-v", 2, zb_v}}};
   return kRules;
 }
 
@@ -148,20 +156,24 @@ const Rule& rule_of(std::string_view name) {
   for (const Rule& rule : rules())
     if (rule.name == name) return rule;
   const std::string near = nearest_name(name, schedule_names());
-  throw ConfigError(fmt::format("parallel.schedule: no schedule '{}'{}; the schedules are {}, or a file of your own, *.csv", name,
-                                near.empty() ? "" : " (did you mean " + near + "?)", fmt::join(schedule_names(), ", ")));
+  throw ConfigError(fmt::format(
+      "parallel.schedule: no schedule '{}'{}; the schedules are {}, or a file of your own, *.csv", name,
+      near.empty() ? "" : " (did you mean " + near + "?)", fmt::join(schedule_names(), ", ")));
 }
 
 void check_size(const Size& size) {
   constexpr int64_t kMost = std::numeric_limits<uint16_t>::max();
   if (size.ranks < 1 || size.chunks < 1 || size.micro_batches < 1)
-    throw ConfigError(fmt::format("a pipeline schedule needs 1 or more ranks, stages a rank and micro-batches; got {}, {} and {}",
-                                  size.ranks, size.chunks, size.micro_batches));
+    throw ConfigError(fmt::format(
+        "a pipeline schedule needs 1 or more ranks, stages a rank and micro-batches; got {}, {} and {}",
+        size.ranks, size.chunks, size.micro_batches));
   // Also the micro-batches that a rule makes up and leaves out again must have numbers.
-  if (size.ranks > kMost / 4 || size.chunks > kMost / size.ranks || size.micro_batches > kMost - 2 * size.ranks)
-    throw ConfigError(fmt::format("a pipeline schedule has {} stages and {} micro-batches at the most; got {} ranks of {} "
-                                  "stages and {} micro-batches",
-                                  kMost, kMost - 2 * size.ranks, size.ranks, size.chunks, size.micro_batches));
+  if (size.ranks > kMost / 4 || size.chunks > kMost / size.ranks ||
+      size.micro_batches > kMost - 2 * size.ranks)
+    throw ConfigError(
+        fmt::format("a pipeline schedule has {} stages and {} micro-batches at the most; got {} ranks of {} "
+                    "stages and {} micro-batches",
+                    kMost, kMost - 2 * size.ranks, size.ranks, size.chunks, size.micro_batches));
 }
 
 /// Rank by rank from the first, for each chunk; in a V every other chunk runs back.
@@ -177,9 +189,10 @@ Schedule from_file(std::string_view path, const Size& size) {
   Schedule schedule = read_schedule(path);
   const Size got{schedule.num_ranks(), schedule.max_stages_of_a_rank(), schedule.micro_batches};
   if (got.ranks != size.ranks || got.chunks != size.chunks || got.micro_batches != size.micro_batches)
-    throw ConfigError(fmt::format("{}: the schedule is for {} ranks, {} stages a rank and {} micro-batches; the run has {}, {} and "
-                                  "{}; change parallel.pipeline, parallel.chunks and batch, or the file",
-                                  path, got.ranks, got.chunks, got.micro_batches, size.ranks, size.chunks, size.micro_batches));
+    throw ConfigError(fmt::format(
+        "{}: the schedule is for {} ranks, {} stages a rank and {} micro-batches; the run has {}, {} and "
+        "{}; change parallel.pipeline, parallel.chunks and batch, or the file",
+        path, got.ranks, got.chunks, got.micro_batches, size.ranks, size.chunks, size.micro_batches));
   return schedule;
 }
 
@@ -194,7 +207,9 @@ const std::vector<std::string>& schedule_names() {
   return kNames;
 }
 
-int64_t chunks_of_schedule(std::string_view name) { return rule_of(name).chunks; }
+int64_t chunks_of_schedule(std::string_view name) {
+  return rule_of(name).chunks;
+}
 
 Schedule make_schedule(std::string_view name, int64_t ranks, int64_t chunks, int64_t micro_batches) {
   const Size size{ranks, chunks, micro_batches};
@@ -202,9 +217,10 @@ Schedule make_schedule(std::string_view name, int64_t ranks, int64_t chunks, int
   if (name.ends_with(".csv")) return from_file(name, size);
   const Rule& rule = rule_of(name);
   if (rule.chunks != 0 && chunks != rule.chunks)
-    throw ConfigError(fmt::format("parallel.schedule {} has {} a rank; got parallel.chunks = {}; set it to {}{}", name,
-                                  rule.chunks == 1 ? "one stage" : "two stages", chunks, rule.chunks,
-                                  rule.chunks == 1 ? ", or take interleaved or zb-v" : ""));
+    throw ConfigError(
+        fmt::format("parallel.schedule {} has {} a rank; got parallel.chunks = {}; set it to {}{}", name,
+                    rule.chunks == 1 ? "one stage" : "two stages", chunks, rule.chunks,
+                    rule.chunks == 1 ? ", or take interleaved or zb-v" : ""));
   Schedule schedule{rule.name, micro_batches, place_stages(size, rule.order == zb_v), {}};
   for (int64_t rank = 0; rank < ranks; ++rank) {
     Order order = rule.order(size, rank);

@@ -29,11 +29,13 @@ Occurrences read_actions(const std::filesystem::path& file, int rank) {
       found[name].push_back({rank, *action, begin, begin + event.at("dur").get<double>() * kMsPerUs});
     }
   } catch (const nlohmann::json::exception& e) {
-    throw ConfigError(fmt::format("{}: not a trace in the Trace Event Format ({}); wanted a trace-RANK.json of a run", file.string(),
-                                  e.what()));
+    throw ConfigError(
+        fmt::format("{}: not a trace in the Trace Event Format ({}); wanted a trace-RANK.json of a run",
+                    file.string(), e.what()));
   }
   for (auto& [name, actions] : found)
-    std::sort(actions.begin(), actions.end(), [](const TimedAction& a, const TimedAction& b) { return a.begin < b.begin; });
+    std::sort(actions.begin(), actions.end(),
+              [](const TimedAction& a, const TimedAction& b) { return a.begin < b.begin; });
   return found;
 }
 
@@ -45,12 +47,15 @@ Timeline read_trace(std::span<const std::filesystem::path> files, int64_t step) 
     const std::string file = files[rank].string();
     const Occurrences found = read_actions(files[rank], static_cast<int>(rank));
     if (found.empty())
-      throw ConfigError(file + ": no spans of a pipeline's actions, like F0.3; wanted the trace of a run with parallel.pipeline "
-                               "of 2 or more");
+      throw ConfigError(
+          file +
+          ": no spans of a pipeline's actions, like F0.3; wanted the trace of a run with parallel.pipeline "
+          "of 2 or more");
     for (const auto& [name, steps] : found) {
       if (step < 0 || step >= std::ssize(steps))
-        throw ConfigError(fmt::format("{}: {} is there {} times, once a recorded step; wanted step {}, counted from 0", file, name,
-                                      steps.size(), step));
+        throw ConfigError(
+            fmt::format("{}: {} is there {} times, once a recorded step; wanted step {}, counted from 0",
+                        file, name, steps.size(), step));
       actions.push_back(steps[static_cast<size_t>(step)]);
     }
   }

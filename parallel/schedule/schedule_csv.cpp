@@ -24,7 +24,9 @@ std::string_view trimmed(std::string_view text) {
 /// Reads line after line, and learns which rank has which stage.
 class CsvReader {
  public:
-  explicit CsvReader(const std::filesystem::path& file) : file_(file.string()) { schedule_.name = file.stem().string(); }
+  explicit CsvReader(const std::filesystem::path& file) : file_(file.string()) {
+    schedule_.name = file.stem().string();
+  }
 
   void read_line(std::string_view line) {
     ++line_;
@@ -39,10 +41,12 @@ class CsvReader {
   }
 
   Schedule finish() {
-    if (rank_of_stage_.empty()) throw ConfigError(file_ + ": no actions; wanted a line a rank of cells like F0.3 or B0.3");
+    if (rank_of_stage_.empty())
+      throw ConfigError(file_ + ": no actions; wanted a line a rank of cells like F0.3 or B0.3");
     for (int stage = 0; const auto& [present, rank] : rank_of_stage_) {
       if (present != stage)
-        throw ConfigError(fmt::format("{}: stage {} has no cells, but stage {} has; stages are counted from 0", file_, stage, present));
+        throw ConfigError(fmt::format(
+            "{}: stage {} has no cells, but stage {} has; stages are counted from 0", file_, stage, present));
       schedule_.rank_of_stage.push_back(rank);
       ++stage;
     }
@@ -58,14 +62,16 @@ class CsvReader {
   void read_cell(std::string_view text, size_t cell) {
     const auto action = parse_action(text);
     if (!action)
-      throw ConfigError(fmt::format("{}:{}: cell {}: '{}' is no action; wanted F, B, I or W, a stage, a dot and a micro-batch, "
-                                    "like F0.3",
-                                    file_, line_, cell, text));
+      throw ConfigError(fmt::format(
+          "{}:{}: cell {}: '{}' is no action; wanted F, B, I or W, a stage, a dot and a micro-batch, "
+          "like F0.3",
+          file_, line_, cell, text));
     const int rank = schedule_.num_ranks() - 1;
     const auto [known, is_new] = rank_of_stage_.try_emplace(action->stage, rank);
     if (!is_new && known->second != rank)
-      throw ConfigError(fmt::format("{}:{}: cell {}: '{}' on rank {}, but stage {} is that of rank {}; a stage has one rank", file_,
-                                    line_, cell, text, rank, action->stage, known->second));
+      throw ConfigError(fmt::format(
+          "{}:{}: cell {}: '{}' on rank {}, but stage {} is that of rank {}; a stage has one rank", file_,
+          line_, cell, text, rank, action->stage, known->second));
     schedule_.ranks.back().push_back(*action);
     schedule_.micro_batches = std::max<int64_t>(schedule_.micro_batches, action->micro_batch + 1);
   }
@@ -86,8 +92,8 @@ Schedule read_schedule(const std::filesystem::path& file) {
 }
 
 void write_schedule(const Schedule& schedule, const std::filesystem::path& file) {
-  std::string text = fmt::format("# {}: {} ranks, {} stages, {} micro-batches\n", schedule.name, schedule.num_ranks(),
-                                 schedule.num_stages(), schedule.micro_batches);
+  std::string text = fmt::format("# {}: {} ranks, {} stages, {} micro-batches\n", schedule.name,
+                                 schedule.num_ranks(), schedule.num_stages(), schedule.micro_batches);
   for (const std::vector<Action>& rank : schedule.ranks) {
     std::vector<std::string> cells;
     for (const Action& a : rank) cells.push_back(to_string(a));

@@ -64,8 +64,8 @@ double median(std::vector<double> values) {
 PassTimes PassTimes::uniform(int num_stages, double forward, double backward_input, double backward_weight,
                              double transfer) {
   const auto stages = static_cast<size_t>(num_stages);
-  return {std::vector(stages, forward), std::vector(stages, backward_input), std::vector(stages, backward_weight),
-          transfer};
+  return {std::vector(stages, forward), std::vector(stages, backward_input),
+          std::vector(stages, backward_weight), transfer};
 }
 
 double PassTimes::of(const Action& a) const {

@@ -15,12 +15,15 @@ namespace {
 constexpr double kInfinite = std::numeric_limits<double>::infinity();
 
 /// A sum of the same numbers in another order is no improvement.
-bool less(double a, double b) { return a < b - 1e-9 * std::max(1e-300, std::min(b, 1e300)); }
+bool less(double a, double b) {
+  return a < b - 1e-9 * std::max(1e-300, std::min(b, 1e300));
+}
 
 /// The best cut by dynamic programming: value(first k stages with the first n units) is the best of
 /// join(value(k-1, j), cost of units [j, n)) over j.
 template <class Join>
-std::pair<double, std::vector<int64_t>> best_cut(std::span<const double> unit_costs, int64_t num_stages, const Join& join) {
+std::pair<double, std::vector<int64_t>> best_cut(std::span<const double> unit_costs, int64_t num_stages,
+                                                 const Join& join) {
   const size_t units = unit_costs.size(), stages = static_cast<size_t>(num_stages);
   std::vector<double> before(units + 1, 0.0);  // costs of the units before
   std::partial_sum(unit_costs.begin(), unit_costs.end(), before.begin() + 1);
@@ -49,7 +52,8 @@ std::vector<double> unit_costs(const GptSize& s) {
   const double weights = width * (2.0 * width + 2.0 * kv_width) + 2.0 * width * static_cast<double>(s.ffn);
   const double pairs = tokens * (tokens + 1.0) / 2.0;
   std::vector<double> costs;
-  costs.push_back(tokens * width * 8.0 * kOperationsPerByte);  // a row read and one written, of 4 bytes a channel
+  costs.push_back(tokens * width * 8.0 *
+                  kOperationsPerByte);  // a row read and one written, of 4 bytes a channel
   costs.insert(costs.end(), static_cast<size_t>(s.layers), 2.0 * weights * tokens + 4.0 * width * pairs);
   costs.push_back(2.0 * width * static_cast<double>(s.vocab) * tokens);
   return costs;
@@ -58,40 +62,49 @@ std::vector<double> unit_costs(const GptSize& s) {
 std::vector<int64_t> cut_stages(std::span<const double> unit_costs, int64_t num_stages) {
   const auto units = static_cast<int64_t>(unit_costs.size());
   if (num_stages < 1 || num_stages > units)
-    throw ConfigError(fmt::format("parallel: {} pipeline stages (pipeline * chunks) for a model of {} units (embedding, blocks, "
-                                  "classifier); 1 to {} stages work",
-                                  num_stages, units, units));
-  for (const double cost : unit_costs) TRIREME_ASSERT(cost >= 0.0 && cost < kInfinite, fmt::format("a unit costs {}", cost));
+    throw ConfigError(fmt::format(
+        "parallel: {} pipeline stages (pipeline * chunks) for a model of {} units (embedding, blocks, "
+        "classifier); 1 to {} stages work",
+        num_stages, units, units));
+  for (const double cost : unit_costs)
+    TRIREME_ASSERT(cost >= 0.0 && cost < kInfinite, fmt::format("a unit costs {}", cost));
   const auto largest = [](double others, double stage) { return std::max(others, stage); };
   const double limit = best_cut(unit_costs, num_stages, largest).first;
-  const auto squares = [&](double others, double stage) { return less(limit, stage) ? kInfinite : others + stage * stage; };
+  const auto squares = [&](double others, double stage) {
+    return less(limit, stage) ? kInfinite : others + stage * stage;
+  };
   return best_cut(unit_costs, num_stages, squares).second;
 }
 
-std::vector<int64_t> cut_stages_by_layers(std::span<const int64_t> layers_of_stage, int64_t num_stages, int64_t layers) {
+std::vector<int64_t> cut_stages_by_layers(std::span<const int64_t> layers_of_stage, int64_t num_stages,
+                                          int64_t layers) {
   const auto given = static_cast<int64_t>(layers_of_stage.size());
   if (given != num_stages)
-    throw ConfigError(fmt::format("parallel.stages: {} numbers for {} pipeline stages (pipeline * chunks); give one a stage", given,
-                                  num_stages));
+    throw ConfigError(fmt::format(
+        "parallel.stages: {} numbers for {} pipeline stages (pipeline * chunks); give one a stage", given,
+        num_stages));
   std::vector<int64_t> boundaries{0};
   for (int64_t stage = 0; stage < given; ++stage) {
     const int64_t blocks = layers_of_stage[static_cast<size_t>(stage)];
     const int64_t others = (stage == 0 ? 1 : 0) + (stage + 1 == given ? 1 : 0);  // embedding, classifier
     if (blocks < 0 || blocks + others == 0)
-      throw ConfigError(fmt::format("parallel.stages: stage {} has {} layers; wanted 1 or more", stage, blocks));
+      throw ConfigError(
+          fmt::format("parallel.stages: stage {} has {} layers; wanted 1 or more", stage, blocks));
     boundaries.push_back(boundaries.back() + blocks + others);
   }
   if (const int64_t sum = boundaries.back() - 2; sum != layers)
-    throw ConfigError(fmt::format("parallel.stages: [{}] are {} layers, but the model has {}; change parallel.stages or "
-                                  "model.layers",
-                                  fmt::join(layers_of_stage, ", "), sum, layers));
+    throw ConfigError(
+        fmt::format("parallel.stages: [{}] are {} layers, but the model has {}; change parallel.stages or "
+                    "model.layers",
+                    fmt::join(layers_of_stage, ", "), sum, layers));
   return boundaries;
 }
 
 std::vector<double> stage_costs(std::span<const double> unit_costs, std::span<const int64_t> boundaries) {
   std::vector<double> costs;
   for (size_t s = 0; s + 1 < boundaries.size(); ++s)
-    costs.push_back(std::accumulate(unit_costs.begin() + boundaries[s], unit_costs.begin() + boundaries[s + 1], 0.0));
+    costs.push_back(
+        std::accumulate(unit_costs.begin() + boundaries[s], unit_costs.begin() + boundaries[s + 1], 0.0));
   return costs;
 }
 

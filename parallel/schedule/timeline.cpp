@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "core/error.h"
 
@@ -37,6 +38,14 @@ int64_t Timeline::peak_activations() const {
   return most;
 }
 
+double Timeline::peak_micro_batches() const {
+  double most = 0.0;
+  for (const RankTimeline& rank : ranks)
+    if (rank.stages > 0)
+      most = std::max(most, static_cast<double>(rank.peak_activations) / static_cast<double>(rank.stages));
+  return most;
+}
+
 Timeline make_timeline(std::vector<TimedAction> actions, int num_ranks) {
   Timeline t;
   t.ranks.resize(static_cast<size_t>(num_ranks));
@@ -47,6 +56,7 @@ Timeline make_timeline(std::vector<TimedAction> actions, int num_ranks) {
   double first = actions.front().begin;
   for (const TimedAction& a : actions) first = std::min(first, a.begin);
   std::vector<ActivationCount> counts(t.ranks.begin(), t.ranks.end());
+  std::vector<std::set<uint16_t>> stages(t.ranks.size());
   double busy = 0.0;
   for (TimedAction& a : actions) {
     TRIREME_ASSERT(a.rank >= 0 && a.rank < num_ranks, fmt::format("rank {} of {}", a.rank, num_ranks));
@@ -54,9 +64,11 @@ Timeline make_timeline(std::vector<TimedAction> actions, int num_ranks) {
     t.makespan = std::max(t.makespan, a.end);
     t.ranks[static_cast<size_t>(a.rank)].busy += a.end - a.begin;
     counts[static_cast<size_t>(a.rank)].run(a.action);
+    stages[static_cast<size_t>(a.rank)].insert(a.action.stage);
     busy += a.end - a.begin;
   }
   t.actions = std::move(actions);
+  for (size_t rank = 0; rank < t.ranks.size(); ++rank) t.ranks[rank].stages = std::ssize(stages[rank]);
   if (t.makespan <= 0.0) return t;
   for (RankTimeline& rank : t.ranks) rank.idle_share = 1.0 - rank.busy / t.makespan;
   t.bubble_share = 1.0 - busy / (num_ranks * t.makespan);

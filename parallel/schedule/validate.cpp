@@ -33,25 +33,31 @@ class PassTable {
 void check_placement(const Schedule& s) {
   for (int stage = 0; stage < s.num_stages(); ++stage)
     if (const int rank = s.rank_of_stage[static_cast<size_t>(stage)]; rank < 0 || rank >= s.num_ranks())
-      throw ConfigError(fmt::format("pipeline schedule: stage {} is on rank {}, but there are {} ranks", stage, rank, s.num_ranks()));
+      throw ConfigError(fmt::format("pipeline schedule: stage {} is on rank {}, but there are {} ranks",
+                                    stage, rank, s.num_ranks()));
   for (int rank = 0; rank < s.num_ranks(); ++rank) {
     if (s.stages_of(rank).empty()) refuse(rank, "has no stage; give it one, or use fewer ranks");
     for (const Action& a : s.ranks[static_cast<size_t>(rank)]) {
-      if (a.stage >= s.num_stages()) refuse(rank, fmt::format("{}: there are {} stages", to_string(a), s.num_stages()));
-      if (a.micro_batch >= s.micro_batches) refuse(rank, fmt::format("{}: there are {} micro-batches", to_string(a), s.micro_batches));
+      if (a.stage >= s.num_stages())
+        refuse(rank, fmt::format("{}: there are {} stages", to_string(a), s.num_stages()));
+      if (a.micro_batch >= s.micro_batches)
+        refuse(rank, fmt::format("{}: there are {} micro-batches", to_string(a), s.micro_batches));
       if (const int owner = s.rank_of_stage[a.stage]; owner != rank)
         refuse(rank, fmt::format("{}: stage {} is that of rank {}", to_string(a), a.stage, owner));
     }
   }
 }
 
-constexpr unsigned bit(ActionKind kind) { return 1U << static_cast<unsigned>(kind); }
+constexpr unsigned bit(ActionKind kind) {
+  return 1U << static_cast<unsigned>(kind);
+}
 
 /// What a stage and micro-batch lacks; `present` has bits of kinds.
 std::optional<ActionKind> missing_kind(unsigned present) {
   if (!(present & bit(ActionKind::forward))) return ActionKind::forward;
   if (present & bit(ActionKind::backward)) return std::nullopt;
-  const bool input = present & bit(ActionKind::backward_input), weight = present & bit(ActionKind::backward_weight);
+  const bool input = present & bit(ActionKind::backward_input),
+             weight = present & bit(ActionKind::backward_weight);
   if (input && weight) return std::nullopt;
   return input ? ActionKind::backward_weight : weight ? ActionKind::backward_input : ActionKind::backward;
 }
@@ -65,7 +71,8 @@ void check_completeness(const Schedule& s) {
       kinds |= bit(a.kind);
       const unsigned halves = bit(ActionKind::backward_input) | bit(ActionKind::backward_weight);
       if ((kinds & bit(ActionKind::backward)) && (kinds & halves))
-        refuse(rank, fmt::format("{}: stage {} runs micro-batch {} backward both as a whole (B) and in halves (I, W); keep one",
+        refuse(rank, fmt::format("{}: stage {} runs micro-batch {} backward both as a whole (B) and in "
+                                 "halves (I, W); keep one",
                                  to_string(a), a.stage, a.micro_batch));
     }
   for (int stage = 0; stage < s.num_stages(); ++stage)
@@ -132,28 +139,31 @@ class DryRun {
     for (int rank = 0; rank < schedule_.num_ranks(); ++rank)
       if (const Action* a = next(rank)) {
         const Action awaited = *waits_for(*a);
-        text += fmt::format("{} rank {}, action {}: {} waits for {} of rank {}", text.empty() ? "" : ";", rank,
-                            next_[static_cast<size_t>(rank)] + 1, to_string(*a), to_string(awaited),
+        text += fmt::format("{} rank {}, action {}: {} waits for {} of rank {}", text.empty() ? "" : ";",
+                            rank, next_[static_cast<size_t>(rank)] + 1, to_string(*a), to_string(awaited),
                             schedule_.rank_of_stage[awaited.stage]);
       }
     throw ConfigError("pipeline schedule: a deadlock;" + text + "; change the order");
   }
 
   const Schedule& schedule_;
-  PassTable<unsigned> done_;         // bits of kinds
-  PassTable<uint8_t> whole_;         // 1: backward is one action
-  std::vector<size_t> next_;         // by rank
+  PassTable<unsigned> done_;  // bits of kinds
+  PassTable<uint8_t> whole_;  // 1: backward is one action
+  std::vector<size_t> next_;  // by rank
   std::vector<ActionPlace> order_;
 };
 
 }  // namespace
 
-std::vector<ActionPlace> execution_order(const Schedule& schedule) { return DryRun(schedule).run(); }
+std::vector<ActionPlace> execution_order(const Schedule& schedule) {
+  return DryRun(schedule).run();
+}
 
 void validate(const Schedule& schedule) {
   if (schedule.micro_batches < 1 || schedule.num_stages() < 1)
-    throw ConfigError(fmt::format("pipeline schedule: wanted 1 or more stages and micro-batches; got {} and {}",
-                                  schedule.num_stages(), schedule.micro_batches));
+    throw ConfigError(
+        fmt::format("pipeline schedule: wanted 1 or more stages and micro-batches; got {} and {}",
+                    schedule.num_stages(), schedule.micro_batches));
   check_placement(schedule);
   check_completeness(schedule);
   execution_order(schedule);

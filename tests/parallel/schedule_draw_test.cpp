@@ -58,7 +58,7 @@ TEST(DrawSvgTest, HasEveryActionLegendAndTitle) {
   const Timeline t = simulated("1f1b", 4, 1, 8);
   const Panel panel{"1f1b <4>", t, "passes"};
   const std::string svg = draw_svg(std::span(&panel, 1));
-  EXPECT_THAT(svg, HasSubstr("1f1b &lt;4&gt;: bubble 27.3 %, peak 4 activations"));  // 3 / 11
+  EXPECT_THAT(svg, HasSubstr("1f1b &lt;4&gt;: bubble 27.3 %, peak 4 micro-batches a rank"));  // 3 / 11
   EXPECT_EQ(count(svg, "<title>F"), 4U * 8U);
   EXPECT_EQ(count(svg, "<title>B"), 4U * 8U);
   EXPECT_THAT(svg, HasSubstr("<title>F3.0: 3 to 4 passes</title>"));
@@ -70,7 +70,8 @@ TEST(DrawSvgTest, HasEveryActionLegendAndTitle) {
 }
 
 TEST(DrawSvgTest, PanelsOfOneUnitShareTheScale) {
-  const std::vector<Panel> same{{"a", simulated("zb-v", 2, 2, 4), "ms"}, {"b", simulated("zb-v", 2, 2, 8), "ms"}};
+  const std::vector<Panel> same{{"a", simulated("zb-v", 2, 2, 4), "ms"},
+                                {"b", simulated("zb-v", 2, 2, 8), "ms"}};
   std::vector<Panel> other = same;
   other[0].unit = "passes";
   const auto width_of_first = [](const std::string& svg) {  // the grey box of the first panel's first rank
@@ -78,7 +79,8 @@ TEST(DrawSvgTest, PanelsOfOneUnitShareTheScale) {
     return std::stod(svg.substr(at + 7));
   };
   EXPECT_NEAR(width_of_first(draw_svg(other)), 1200.0, 1e-6);
-  EXPECT_NEAR(width_of_first(draw_svg(same)), 1200.0 * same[0].timeline.makespan / same[1].timeline.makespan, 0.01);
+  EXPECT_NEAR(width_of_first(draw_svg(same)), 1200.0 * same[0].timeline.makespan / same[1].timeline.makespan,
+              0.01);
   EXPECT_EQ(count(draw_svg(same), "rank 1"), 2U);
 }
 
@@ -156,8 +158,10 @@ TEST_F(ReadTraceTest, RefusesWhatIsNoPipelineTrace) {
 }
 
 TEST(MedianTimesTest, SplitsWholeBackwardsAndTakesTheMiddle) {
-  const Action f{ActionKind::forward, 0, 0}, b{ActionKind::backward, 0, 0}, i{ActionKind::backward_input, 1, 0};
-  const Timeline t = make_timeline({{0, f, 0, 1}, {0, f, 1, 3}, {0, f, 3, 103}, {0, b, 103, 107}, {1, i, 0, 3}, {1, i, 5, 6}}, 2);
+  const Action f{ActionKind::forward, 0, 0}, b{ActionKind::backward, 0, 0},
+      i{ActionKind::backward_input, 1, 0};
+  const Timeline t = make_timeline(
+      {{0, f, 0, 1}, {0, f, 1, 3}, {0, f, 3, 103}, {0, b, 103, 107}, {1, i, 0, 3}, {1, i, 5, 6}}, 2);
   const PassTimes times = median_times(t, 2);
   EXPECT_EQ(times.forward, (std::vector<double>{2, 0}));
   EXPECT_EQ(times.backward_input, (std::vector<double>{2, 2}));

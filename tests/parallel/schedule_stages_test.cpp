@@ -24,7 +24,9 @@ std::string refusal(const Call& call) {
   return "accepted";
 }
 
-double largest(const std::vector<double>& costs) { return *std::max_element(costs.begin(), costs.end()); }
+double largest(const std::vector<double>& costs) {
+  return *std::max_element(costs.begin(), costs.end());
+}
 
 /// The least largest stage over all cuts of units [begin, end of costs).
 double least_by_search(const std::vector<double>& costs, size_t begin, int64_t stages) {
@@ -52,7 +54,8 @@ TEST(CutStagesTest, IsTheBestOfAllCuts) {
       ASSERT_EQ(std::ssize(cut), stages + 1);
       EXPECT_EQ(cut.front(), 0);
       EXPECT_EQ(cut.back(), 9);
-      EXPECT_TRUE(std::adjacent_find(cut.begin(), cut.end(), std::greater_equal<>()) == cut.end());  // no empty stage
+      EXPECT_TRUE(std::adjacent_find(cut.begin(), cut.end(), std::greater_equal<>()) ==
+                  cut.end());  // no empty stage
       EXPECT_DOUBLE_EQ(largest(stage_costs(costs, cut)), least_by_search(costs, 0, stages));
     }
   }
@@ -77,18 +80,20 @@ TEST(CutStagesTest, CountsAClassifierAsItsBlocks) {
   EXPECT_GT(costs[0], 0.0);
   EXPECT_LT(costs[0], 0.1 * block);
   EXPECT_NEAR(costs[13] / block, 4.9, 0.1);
-  EXPECT_THAT(cut_stages(costs, 2), ElementsAre(0, 9, 14));   // 8 blocks | 4 blocks and the classifier
+  EXPECT_THAT(cut_stages(costs, 2), ElementsAre(0, 9, 14));  // 8 blocks | 4 blocks and the classifier
   EXPECT_THAT(cut_stages(costs, 4), ElementsAre(0, 5, 9, 13, 14));
 }
 
 TEST(CutStagesTest, FewerHeadsOfKeysCostLess) {
-  const double all = unit_costs({1, 64, 256, 8, 8, 100, 16})[1], quarter = unit_costs({1, 64, 256, 8, 2, 100, 16})[1];
+  const double all = unit_costs({1, 64, 256, 8, 8, 100, 16})[1],
+               quarter = unit_costs({1, 64, 256, 8, 2, 100, 16})[1];
   EXPECT_DOUBLE_EQ(all - quarter, 2.0 * 16 * (2.0 * 64 * 48));
 }
 
 TEST(CutStagesTest, RefusesMoreStagesThanUnits) {
   const std::vector<double> costs(6, 1.0);
-  EXPECT_THAT(refusal([&] { cut_stages(costs, 7); }), HasSubstr("7 pipeline stages (pipeline * chunks) for a model of 6 units"));
+  EXPECT_THAT(refusal([&] { cut_stages(costs, 7); }),
+              HasSubstr("7 pipeline stages (pipeline * chunks) for a model of 6 units"));
   EXPECT_THAT(refusal([&] { cut_stages(costs, 7); }), HasSubstr("1 to 6 stages work"));
   EXPECT_THAT(refusal([&] { cut_stages(costs, 0); }), HasSubstr("1 to 6 stages work"));
 }

@@ -40,7 +40,8 @@ class ScheduleCsvTest : public ::testing::Test {
   }
   void SetUp() override {
     const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    path_ = std::filesystem::temp_directory_path() / (std::string("trireme_schedule_") + test->name() + ".csv");
+    path_ =
+        std::filesystem::temp_directory_path() / (std::string("trireme_schedule_") + test->name() + ".csv");
   }
   void TearDown() override { std::filesystem::remove(path_); }
   std::filesystem::path path_;
@@ -53,10 +54,13 @@ std::string line_of(const Schedule& s, int rank) {
 }
 
 TEST(ActionTest, NamesAndParsingAreInverse) {
-  for (const ActionKind kind : {ActionKind::forward, ActionKind::backward, ActionKind::backward_input, ActionKind::backward_weight})
-    for (const Action& a : {Action{kind, 0, 3}, Action{kind, 12, 65535}}) EXPECT_EQ(parse_action(to_string(a)), a);
+  for (const ActionKind kind :
+       {ActionKind::forward, ActionKind::backward, ActionKind::backward_input, ActionKind::backward_weight})
+    for (const Action& a : {Action{kind, 0, 3}, Action{kind, 12, 65535}})
+      EXPECT_EQ(parse_action(to_string(a)), a);
   EXPECT_EQ(to_string({ActionKind::backward_input, 1, 2}), "I1.2");
-  for (const char* wrong : {"", "F", "F1", "F1.", "F.1", "f1.2", "X1.2", "F1.2 ", "F-1.2", "F1.65536", "F1.2.3", "F 1.2"})
+  for (const char* wrong :
+       {"", "F", "F1", "F1.", "F.1", "f1.2", "X1.2", "F1.2 ", "F-1.2", "F1.65536", "F1.2.3", "F 1.2"})
     EXPECT_FALSE(parse_action(wrong)) << wrong;
 }
 
@@ -67,7 +71,8 @@ TEST(MakeScheduleTest, KnownOrders) {
   EXPECT_EQ(line_of(plain, 2), "F2.0 B2.0 F2.1 B2.1 F2.2 B2.2 F2.3 B2.3");
   EXPECT_EQ(line_of(make_schedule("interleaved", 2, 2, 2), 0), "F0.0 F0.1 F2.0 F2.1 B2.0 B2.1 B0.0 B0.1");
   EXPECT_EQ(line_of(make_schedule("zb-h1", 2, 1, 3), 1), "F1.0 I1.0 F1.1 I1.1 W1.0 F1.2 I1.2 W1.1 W1.2");
-  EXPECT_EQ(line_of(make_schedule("zb-v", 1, 2, 2), 0), "F0.0 F1.0 I1.0 W1.0 F0.1 I0.0 W0.0 F1.1 I1.1 W1.1 I0.1 W0.1");
+  EXPECT_EQ(line_of(make_schedule("zb-v", 1, 2, 2), 0),
+            "F0.0 F1.0 I1.0 W1.0 F0.1 I0.0 W0.0 F1.1 I1.1 W1.1 I0.1 W0.1");
 }
 
 TEST(ScheduleTest, SaysWhatTheExecutorAsks) {
@@ -75,10 +80,10 @@ TEST(ScheduleTest, SaysWhatTheExecutorAsks) {
   EXPECT_THAT(v.rank_of_stage, ElementsAre(0, 1, 2, 2, 1, 0));
   EXPECT_THAT(v.stages_of(1), ElementsAre(1, 4));
   EXPECT_TRUE(v.sends(0, Direction::forward));
-  EXPECT_FALSE(v.sends(2, Direction::forward));   // both ends of the V are on one rank
+  EXPECT_FALSE(v.sends(2, Direction::forward));  // both ends of the V are on one rank
   EXPECT_FALSE(v.sends(3, Direction::backward));
   EXPECT_TRUE(v.sends(3, Direction::forward));
-  EXPECT_FALSE(v.sends(5, Direction::forward));   // nobody comes after the last stage, or before the first
+  EXPECT_FALSE(v.sends(5, Direction::forward));  // nobody comes after the last stage, or before the first
   EXPECT_FALSE(v.sends(0, Direction::backward));
 
   const Schedule loop = make_schedule("interleaved", 3, 2, 3);
@@ -88,16 +93,21 @@ TEST(ScheduleTest, SaysWhatTheExecutorAsks) {
 }
 
 TEST_F(ScheduleCsvTest, ChannelOrderIsTheSendersOrder) {
-  const Schedule s = read_schedule(file("F0.2,F0.0,F0.1,B0.1,I0.0,W0.0,B0.2\nF1.0,F1.1,F1.2,B1.2,I1.1,B1.0,W1.1\n"));
+  const Schedule s =
+      read_schedule(file("F0.2,F0.0,F0.1,B0.1,I0.0,W0.0,B0.2\nF1.0,F1.1,F1.2,B1.2,I1.1,B1.0,W1.1\n"));
   EXPECT_THAT(s.channel_order(0, Direction::forward), ElementsAre(2, 0, 1));
   EXPECT_THAT(s.channel_order(1, Direction::backward), ElementsAre(2, 1, 0));
 }
 
 TEST(MakeScheduleTest, RefusesWithAWayOut) {
-  EXPECT_THAT(refusal([] { make_schedule("zb-h2", 2, 1, 2); }), HasSubstr("no schedule 'zb-h2' (did you mean zb-h1?)"));
-  EXPECT_THAT(refusal([] { make_schedule("something", 2, 1, 2); }), HasSubstr("gpipe, 1f1b, interleaved, zb-h1, zb-v"));
-  EXPECT_THAT(refusal([] { make_schedule("1f1b", 2, 2, 2); }), HasSubstr("got parallel.chunks = 2; set it to 1, or take interleaved"));
-  EXPECT_THAT(refusal([] { make_schedule("zb-v", 2, 1, 2); }), HasSubstr("got parallel.chunks = 1; set it to 2"));
+  EXPECT_THAT(refusal([] { make_schedule("zb-h2", 2, 1, 2); }),
+              HasSubstr("no schedule 'zb-h2' (did you mean zb-h1?)"));
+  EXPECT_THAT(refusal([] { make_schedule("something", 2, 1, 2); }),
+              HasSubstr("gpipe, 1f1b, interleaved, zb-h1, zb-v"));
+  EXPECT_THAT(refusal([] { make_schedule("1f1b", 2, 2, 2); }),
+              HasSubstr("got parallel.chunks = 2; set it to 1, or take interleaved"));
+  EXPECT_THAT(refusal([] { make_schedule("zb-v", 2, 1, 2); }),
+              HasSubstr("got parallel.chunks = 1; set it to 2"));
   EXPECT_THAT(refusal([] { make_schedule("gpipe", 2, 1, 0); }), HasSubstr("1 or more"));
   EXPECT_THAT(refusal([] { make_schedule("gpipe", 2, 1, 65535); }), HasSubstr("at the most"));
   EXPECT_EQ(make_schedule("interleaved", 100, 100, 60).num_stages(), 10000);
@@ -123,8 +133,10 @@ TEST_F(ScheduleCsvTest, TakesWhatSpreadsheetsWrite) {
 }
 
 TEST_F(ScheduleCsvTest, NamesFileLineAndCell) {
-  EXPECT_THAT(refusal_of("F0.0,B0.0\n# x\nF1.0,,G1.0\n"), HasSubstr("NamesFileLineAndCell.csv:3: cell 3: 'G1.0' is no action"));
-  EXPECT_THAT(refusal_of("F0.0,B0.0\nF1.0,B0.0\n"), HasSubstr(":2: cell 2: 'B0.0' on rank 1, but stage 0 is that of rank 0"));
+  EXPECT_THAT(refusal_of("F0.0,B0.0\n# x\nF1.0,,G1.0\n"),
+              HasSubstr("NamesFileLineAndCell.csv:3: cell 3: 'G1.0' is no action"));
+  EXPECT_THAT(refusal_of("F0.0,B0.0\nF1.0,B0.0\n"),
+              HasSubstr(":2: cell 2: 'B0.0' on rank 1, but stage 0 is that of rank 0"));
   EXPECT_THAT(refusal_of("# nothing\n"), HasSubstr("no actions"));
   EXPECT_THAT(refusal_of("F0.0,B0.0\nF2.0,B2.0\n"), HasSubstr("stage 1 has no cells, but stage 2 has"));
   EXPECT_THAT(refusal_of("F0.0,B0.0\n,,\n"), HasSubstr("rank 1: has no stage"));
@@ -136,7 +148,8 @@ TEST_F(ScheduleCsvTest, RefusesWhatCannotBeRun) {
     EXPECT_THAT(refusal_of(text), AllOf(HasSubstr(path_.string()), HasSubstr(why)));
   };
   refused("F0.0,F0.0,B0.0\n", "rank 0: F0.0 is there twice");
-  refused("F0.0,B0.0,W0.0\n", "rank 0: W0.0: stage 0 runs micro-batch 0 backward both as a whole (B) and in halves (I, W)");
+  refused("F0.0,B0.0,W0.0\n",
+          "rank 0: W0.0: stage 0 runs micro-batch 0 backward both as a whole (B) and in halves (I, W)");
   refused("F0.0,I0.0\n", "rank 0: W0.0 is missing");
   refused("F0.0,W0.0\n", "rank 0: I0.0 is missing");
   refused("F0.0,F0.1,B0.0\n", "rank 0: B0.1 is missing");
@@ -145,7 +158,8 @@ TEST_F(ScheduleCsvTest, RefusesWhatCannotBeRun) {
   refused("F0.0,W0.0,I0.0\n", "rank 0, action 2: W0.0 waits for I0.0 of rank 0");
   // Each rank waits for the other.
   refused("F0.0,B0.0,F0.1,B0.1\nF1.0,F1.1,I1.0,W1.0,B1.1\n",
-          "a deadlock; rank 0, action 2: B0.0 waits for I1.0 of rank 1; rank 1, action 2: F1.1 waits for F0.1 of rank 0");
+          "a deadlock; rank 0, action 2: B0.0 waits for I1.0 of rank 1; rank 1, action 2: F1.1 waits for "
+          "F0.1 of rank 0");
 }
 
 TEST(ValidateTest, ChecksPlacesThatAFileCannotGetWrong) {
@@ -156,10 +170,14 @@ TEST(ValidateTest, ChecksPlacesThatAFileCannotGetWrong) {
     return refusal([&] { validate(s); });
   };
   EXPECT_EQ(refused([](Schedule&) {}), "accepted");
-  EXPECT_THAT(refused([](Schedule& s) { s.rank_of_stage[1] = 2; }), HasSubstr("stage 1 is on rank 2, but there are 2 ranks"));
-  EXPECT_THAT(refused([](Schedule& s) { s.ranks[0][0].stage = 7; }), HasSubstr("rank 0: F7.0: there are 2 stages"));
-  EXPECT_THAT(refused([](Schedule& s) { s.ranks[0][0].stage = 1; }), HasSubstr("rank 0: F1.0: stage 1 is that of rank 1"));
-  EXPECT_THAT(refused([](Schedule& s) { s.ranks[1][0].micro_batch = 9; }), HasSubstr("rank 1: F1.9: there are 2 micro-batches"));
+  EXPECT_THAT(refused([](Schedule& s) { s.rank_of_stage[1] = 2; }),
+              HasSubstr("stage 1 is on rank 2, but there are 2 ranks"));
+  EXPECT_THAT(refused([](Schedule& s) { s.ranks[0][0].stage = 7; }),
+              HasSubstr("rank 0: F7.0: there are 2 stages"));
+  EXPECT_THAT(refused([](Schedule& s) { s.ranks[0][0].stage = 1; }),
+              HasSubstr("rank 0: F1.0: stage 1 is that of rank 1"));
+  EXPECT_THAT(refused([](Schedule& s) { s.ranks[1][0].micro_batch = 9; }),
+              HasSubstr("rank 1: F1.9: there are 2 micro-batches"));
   EXPECT_THAT(refused([](Schedule& s) { s.micro_batches = 0; }), HasSubstr("1 or more"));
 }
 
