@@ -56,8 +56,8 @@ void add_measured(std::vector<Panel>& panels, const RunPlan& plan, const std::st
 void print_schedule(const RunPlan& plan, const PlanOptions& options) {
   const Schedule& schedule = plan.layout.schedule;
   const Timeline simulated = simulate(schedule, pass_times(plan));
-  fmt::print("\nschedule {}: idle {:.1f}% of the time; at most {} stage's activations of a micro-batch on a rank\n\n{}", schedule.name,
-             100 * simulated.bubble_share, simulated.peak_activations(), draw_text(simulated));
+  fmt::print("\nschedule {}: idle {:.1f}% of the time; activations of at most {:g} micro-batches on a rank\n\n{}", schedule.name,
+             100 * simulated.bubble_share, simulated.peak_micro_batches(), draw_text(simulated));
   std::vector<Panel> panels{{fmt::format("{}, planned", schedule.name), simulated, "forward passes"}};
   if (!options.run.empty()) add_measured(panels, plan, options.run);
   if (options.svg.empty()) return;

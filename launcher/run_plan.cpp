@@ -71,6 +71,9 @@ RunPlan plan_run(Config config, int64_t ranks, bool needs_data) {
   if (needs_data || plan.config.model.vocab == 0) plan.data = read_data_info(plan.config.data);
   resolve(plan);
   const Config& c = plan.config;
+  if (c.optim.kind == "adafactor" && c.parallel.tensor > 1)
+    throw ConfigError(fmt::format("optim.kind: adafactor needs whole matrices, which parallel.tensor = {} divides; use adamw, sgd or lion, or "
+                                  "set parallel.tensor to 1", c.parallel.tensor));
   const int64_t data_ranks = plan_mesh(c.parallel, ranks).size(Axis::data);
   plan.batch = {c.batch.micro, c.batch.sequence, plan_batch(c.batch.global, c.batch.micro, data_ranks).micro_batches};
   plan.layout = plan_parallel(c.model, c.parallel, plan.batch, ranks);

@@ -64,6 +64,7 @@ std::string ranks_that_work(int64_t ranks, int64_t model_ranks) {
 MeshShape plan_mesh(const ParallelConfig& config, int64_t ranks) {
   MeshShape shape{{config.data, config.context, config.expert, config.pipeline, config.tensor}, parse_order(config.order)};
   int64_t model_ranks = 1;  // of one replica
+  int num_factors = 0;
   std::string factors;
   for (size_t axis = 0; axis < kNumAxes; ++axis) {
     const int64_t size = shape.sizes[axis];
@@ -72,16 +73,18 @@ MeshShape plan_mesh(const ParallelConfig& config, int64_t ranks) {
       throw ConfigError(fmt::format("parallel.{} = {} must be 1 or more", kNames[axis], size));
     if (data) continue;
     model_ranks *= size;
-    if (size > 1) factors += fmt::format("{}{} {}", factors.empty() ? "" : " x ", kNames[axis], size);
+    if (size == 1) continue;
+    factors += fmt::format("{}{} {}", factors.empty() ? "" : " x ", kNames[axis], size);
+    ++num_factors;
   }
   if (config.expert > 1)
     throw ConfigError(fmt::format("parallel.expert = {}: the models of this release have no experts; set it to 1", config.expert));
   int64_t& data = shape.sizes[static_cast<size_t>(Axis::data)];
   if (data == 0) {
     if (ranks % model_ranks != 0)
-      throw ConfigError(fmt::format("parallel: {} = {} does not divide {} ranks; launch {} ranks, or choose sizes whose product "
-                                    "divides {}",
-                                    factors, model_ranks, ranks, ranks_that_work(ranks, model_ranks), ranks));
+      throw ConfigError(fmt::format("parallel: {}{} does not divide {} ranks; launch {} ranks, or choose {} divides {}", factors,
+                                    num_factors > 1 ? fmt::format(" = {}", model_ranks) : "", ranks, ranks_that_work(ranks, model_ranks),
+                                    num_factors > 1 ? "sizes whose product" : "a size that", ranks));
     data = ranks / model_ranks;
   }
   if (shape.ranks() != ranks) {

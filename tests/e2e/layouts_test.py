@@ -85,7 +85,8 @@ class Layouts(CommandTest):
             ({"pipeline": 2, "stages": [1, 2]}, 2, "4"),
             ({"pipeline": 7}, 7, "6"),
             ({"context": 3}, 3, "parallel.context"),
-            ({"tensor": 2, "pipeline": 2}, 6, "launch 4 or 8 ranks"),
+            ({"tensor": 2, "pipeline": 2}, 6, "tensor 2 = 4 does not divide 6 ranks; launch 4 or 8 ranks"),
+            ({"tensor": 3}, 4, "parallel: tensor 3 does not divide 4 ranks; launch 3 or 6 ranks, or choose a size that divides 4"),
             ({"pipeline": 2, "schedule": "1f1"}, 2, "1f1b"),
             ({"pipeline": 2, "schedule": "zb-h1", "chunks": 2}, 2, "parallel.chunks"),
         ]
