@@ -1,6 +1,6 @@
-// One rank's part in a request for a checkpoint. A launcher passes SIGUSR1 on to one rank after the other, and all
-// ranks write as soon as one of them has heard of it: the same signal, when it reaches a rank after that, asks for
-// nothing more.
+// One rank's part in a request for a checkpoint. A launcher passes SIGUSR1 on to one rank after the other,
+// and all ranks write as soon as one of them has heard of it: the same signal, when it reaches a rank after
+// that, asks for nothing more.
 #pragma once
 
 #include <chrono>
@@ -29,8 +29,8 @@ class CheckpointRequest {
   }
 
  private:
-  bool asked_ = false;                   // this rank did, since the last checkpoint
-  Clock::time_point expected_until_{};   // a signal until then belongs to the last checkpoint
+  bool asked_ = false;                  // this rank did, since the last checkpoint
+  Clock::time_point expected_until_{};  // a signal until then belongs to the last checkpoint
 };
 
 }  // namespace trireme

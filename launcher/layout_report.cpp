@@ -35,7 +35,8 @@ std::vector<RankHome> gather_homes(Group& world, Device device) {
       .wait();
   std::vector<RankHome> homes;
   for (const Note& note : all)
-    homes.push_back({std::string(note.host.data()), note.device_index < 0 ? "" : fmt::format("cuda:{}", note.device_index)});
+    homes.push_back({std::string(note.host.data()),
+                     note.device_index < 0 ? "" : fmt::format("cuda:{}", note.device_index)});
   return homes;
 }
 

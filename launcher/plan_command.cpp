@@ -1,5 +1,5 @@
-// `trireme plan`: what an experiment file comes to on a number of ranks, without starting any: who does what, how much
-// memory it takes, and the pipeline's schedule as a drawing.
+// `trireme plan`: what an experiment file comes to on a number of ranks, without starting any: who does what,
+// how much memory it takes, and the pipeline's schedule as a drawing.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -8,8 +8,8 @@
 
 #include "core/files.h"
 #include "launcher/commands.h"
-#include "launcher/run_plan.h"
 #include "launcher/option_check.h"
+#include "launcher/run_plan.h"
 #include "parallel/schedule/draw.h"
 #include "parallel/schedule/read_trace.h"
 #include "parallel/schedule/simulate.h"
@@ -29,14 +29,16 @@ struct PlanOptions {
 
 /// Times in forward passes of an average stage; the halves of backward take as long as forward.
 PassTimes pass_times(const RunPlan& plan) {
-  std::vector<double> costs = stage_costs(model_unit_costs(plan.config.model, plan.batch.sequence), plan.layout.first_unit);
+  std::vector<double> costs =
+      stage_costs(model_unit_costs(plan.config.model, plan.batch.sequence), plan.layout.first_unit);
   double mean = 0.0;
   for (const double cost : costs) mean += cost / static_cast<double>(costs.size());
   for (double& cost : costs) cost /= mean;
   return {costs, costs, costs};
 }
 
-/// What the traces of a run measured in the last recorded step, and what its schedule allows with the times of its passes.
+/// What the traces of a run measured in the last recorded step, and what its schedule allows with the times
+/// of its passes.
 void add_measured(std::vector<Panel>& panels, const RunPlan& plan, const std::string& run) {
   const MeshShape& mesh = plan.layout.mesh;
   std::vector<std::filesystem::path> files;
@@ -46,18 +48,23 @@ void add_measured(std::vector<Panel>& panels, const RunPlan& plan, const std::st
     files.push_back(std::filesystem::path(run) / fmt::format("trace-{:05}.json", mesh.rank_of(coords)));
   }
   const Timeline measured = read_trace(files, 0);
-  const Timeline possible = simulate(plan.layout.schedule, median_times(measured, static_cast<int>(plan.layout.num_stages())));
-  fmt::print("\nmeasured: idle {:.1f}% of {:.1f} ms; with passes of these times the schedule would have {:.1f}% of {:.1f} ms\n",
-             100 * measured.bubble_share, measured.makespan, 100 * possible.bubble_share, possible.makespan);
-  panels.push_back({fmt::format("{}, with the times of the run's passes", plan.layout.schedule.name), possible, "ms"});
+  const Timeline possible =
+      simulate(plan.layout.schedule, median_times(measured, static_cast<int>(plan.layout.num_stages())));
+  fmt::print(
+      "\nmeasured: idle {:.1f}% of {:.1f} ms; with passes of these times the schedule would have {:.1f}% of "
+      "{:.1f} ms\n",
+      100 * measured.bubble_share, measured.makespan, 100 * possible.bubble_share, possible.makespan);
+  panels.push_back(
+      {fmt::format("{}, with the times of the run's passes", plan.layout.schedule.name), possible, "ms"});
   panels.push_back({"measured in " + run, measured, "ms"});
 }
 
 void print_schedule(const RunPlan& plan, const PlanOptions& options) {
   const Schedule& schedule = plan.layout.schedule;
   const Timeline simulated = simulate(schedule, pass_times(plan));
-  fmt::print("\nschedule {}: idle {:.1f}% of the time; activations of at most {:g} micro-batches on a rank\n\n{}", schedule.name,
-             100 * simulated.bubble_share, simulated.peak_micro_batches(), draw_text(simulated));
+  fmt::print(
+      "\nschedule {}: idle {:.1f}% of the time; activations of at most {:g} micro-batches on a rank\n\n{}",
+      schedule.name, 100 * simulated.bubble_share, simulated.peak_micro_batches(), draw_text(simulated));
   std::vector<Panel> panels{{fmt::format("{}, planned", schedule.name), simulated, "forward passes"}};
   if (!options.run.empty()) add_measured(panels, plan, options.run);
   if (options.svg.empty()) return;
@@ -66,15 +73,18 @@ void print_schedule(const RunPlan& plan, const PlanOptions& options) {
 }
 
 void plan(const PlanOptions& options) {
-  const RunPlan run = plan_run(load_config(options.config, options.overrides), options.ranks, /*needs_data=*/false);
+  const RunPlan run =
+      plan_run(load_config(options.config, options.overrides), options.ranks, /*needs_data=*/false);
   const Config& c = run.config;
   const MeshShape& mesh = run.layout.mesh;
   std::string axes;
   for (const Axis axis : mesh.order)
-    if (mesh.size(axis) > 1) axes += fmt::format("{}{} {}", axes.empty() ? "" : " x ", name_of(axis), mesh.size(axis));
-  fmt::print("{} rank{}{}; a step is {} samples of {} tokens: {} micro-batch{} of {} on each\n\n{}", options.ranks,
-             options.ranks == 1 ? "" : "s", axes.empty() ? "" : ": " + axes, c.batch.global, c.batch.sequence, run.batch.micro_batches,
-             run.batch.micro_batches == 1 ? "" : "es", c.batch.micro, layout_table(run));
+    if (mesh.size(axis) > 1)
+      axes += fmt::format("{}{} {}", axes.empty() ? "" : " x ", name_of(axis), mesh.size(axis));
+  fmt::print("{} rank{}{}; a step is {} samples of {} tokens: {} micro-batch{} of {} on each\n\n{}",
+             options.ranks, options.ranks == 1 ? "" : "s", axes.empty() ? "" : ": " + axes, c.batch.global,
+             c.batch.sequence, run.batch.micro_batches, run.batch.micro_batches == 1 ? "" : "es",
+             c.batch.micro, layout_table(run));
   if (options.schedule || !options.svg.empty() || !options.run.empty()) print_schedule(run, options);
 }
 
@@ -82,16 +92,24 @@ void plan(const PlanOptions& options) {
 
 void add_plan_command(CLI::App& app) {
   auto options = std::make_shared<PlanOptions>();
-  CLI::App* command = app.add_subcommand("plan", "Shows what each rank of a run would do, without starting it");
+  CLI::App* command =
+      app.add_subcommand("plan", "Shows what each rank of a run would do, without starting it");
   command->add_option("CONFIG", options->config, "The experiment file")->required();
-  command->add_option("-n,--ranks", options->ranks, "How many ranks")->check(at_least_option(1))->capture_default_str();
-  command->add_option("--set", options->overrides, "Replaces a value of the file, as in `trireme train`")->take_all()->allow_extra_args(false);
+  command->add_option("-n,--ranks", options->ranks, "How many ranks")
+      ->check(at_least_option(1))
+      ->capture_default_str();
+  command->add_option("--set", options->overrides, "Replaces a value of the file, as in `trireme train`")
+      ->take_all()
+      ->allow_extra_args(false);
   command->add_flag("--schedule", options->schedule, "Draws the pipeline's schedule as text");
   command->add_option("--svg", options->svg, "Draws it into this SVG file");
-  command->add_option("--run", options->run, "A run's folder: compares with what its traces measured (run.trace: true), and draws that too");
+  command->add_option(
+      "--run", options->run,
+      "A run's folder: compares with what its traces measured (run.trace: true), and draws that too");
   command->footer(
       "Memory is an estimate of what parameters, gradients, optimizer and activations take.\n"
-      "Example:\n  trireme plan configs/gpt2-1558m.yaml -n 8 --set parallel.pipeline=4 --set parallel.schedule=zb-h1 --schedule --svg plan.svg");
+      "Example:\n  trireme plan configs/gpt2-1558m.yaml -n 8 --set parallel.pipeline=4 --set "
+      "parallel.schedule=zb-h1 --schedule --svg plan.svg");
   command->callback([options] { plan(*options); });
 }
 

@@ -24,7 +24,8 @@ int64_t optimizer_values(const Config& config) {
 
 /// "embedding, blocks 0-5" of stage `stage`.
 std::string describe_stage(const ParallelPlan& plan, int64_t stage, int64_t layers) {
-  const int64_t begin = plan.first_unit[static_cast<size_t>(stage)], end = plan.first_unit[static_cast<size_t>(stage) + 1];
+  const int64_t begin = plan.first_unit[static_cast<size_t>(stage)],
+                end = plan.first_unit[static_cast<size_t>(stage) + 1];
   std::string text;
   const auto add = [&](const std::string& part) { text += (text.empty() ? "" : ", ") + part; };
   if (begin == 0) add("embedding");
@@ -53,14 +54,16 @@ void resolve(RunPlan& plan) {
     if (model.vocab == 0) model.vocab = padded_vocab(info.vocab);
     if (model.true_vocab == 0) model.true_vocab = info.vocab;
     if (info.vocab > model.vocab)
-      throw ConfigError(fmt::format("model.vocab = {} is less than the {} tokens of the data's tokenizer {}; leave it out, or set {}",
-                                    model.vocab, info.vocab, info.tokenizer, padded_vocab(info.vocab)));
+      throw ConfigError(fmt::format(
+          "model.vocab = {} is less than the {} tokens of the data's tokenizer {}; leave it out, or set {}",
+          model.vocab, info.vocab, info.tokenizer, padded_vocab(info.vocab)));
   }
   model = resolve_model(model);
   if (config.batch.sequence == 0) config.batch.sequence = model.context;
   if (config.batch.sequence > model.context)
-    throw ConfigError(fmt::format("batch.sequence = {} is longer than model.context = {}; make one fit the other",
-                                  config.batch.sequence, model.context));
+    throw ConfigError(
+        fmt::format("batch.sequence = {} is longer than model.context = {}; make one fit the other",
+                    config.batch.sequence, model.context));
 }
 
 }  // namespace
@@ -72,17 +75,23 @@ RunPlan plan_run(Config config, int64_t ranks, bool needs_data) {
   resolve(plan);
   const Config& c = plan.config;
   if (c.optim.kind == "adafactor" && c.parallel.tensor > 1)
-    throw ConfigError(fmt::format("optim.kind: adafactor needs whole matrices, which parallel.tensor = {} divides; use adamw, sgd or lion, or "
-                                  "set parallel.tensor to 1", c.parallel.tensor));
+    throw ConfigError(
+        fmt::format("optim.kind: adafactor needs whole matrices, which parallel.tensor = {} divides; use "
+                    "adamw, sgd or lion, or "
+                    "set parallel.tensor to 1",
+                    c.parallel.tensor));
   const int64_t data_ranks = plan_mesh(c.parallel, ranks).size(Axis::data);
-  plan.batch = {c.batch.micro, c.batch.sequence, plan_batch(c.batch.global, c.batch.micro, data_ranks).micro_batches};
+  plan.batch = {c.batch.micro, c.batch.sequence,
+                plan_batch(c.batch.global, c.batch.micro, data_ranks).micro_batches};
   plan.layout = plan_parallel(c.model, c.parallel, plan.batch, ranks);
   return plan;
 }
 
 MemoryNeeds memory_needs(const RunPlan& plan, int64_t pipeline_rank) {
-  const MemorySettings settings{static_cast<int64_t>(size_of(compute_dtype(plan.config.precision))), optimizer_values(plan.config)};
-  return estimate_memory(plan.config.model, plan.layout, plan.config.parallel.sequence, plan.batch, settings, pipeline_rank);
+  const MemorySettings settings{static_cast<int64_t>(size_of(compute_dtype(plan.config.precision))),
+                                optimizer_values(plan.config)};
+  return estimate_memory(plan.config.model, plan.layout, plan.config.parallel.sequence, plan.batch, settings,
+                         pipeline_rank);
 }
 
 std::string layout_table(const RunPlan& plan, const std::vector<RankHome>& homes) {
@@ -123,10 +132,12 @@ void check_memory(const RunPlan& plan, int64_t pipeline_rank, double available_b
   }
   add(fmt::format("parallel.tensor: {}", 2 * c.parallel.tensor));
   add(fmt::format("parallel.pipeline: {}", 2 * c.parallel.pipeline));
-  throw ConfigError(fmt::format("a rank of this layout needs about {} GiB (parameters {}, gradients {}, optimizer {}, activations {}) and has "
-                                "{}; what would help: {}",
-                                gib(needs.total()), gib(needs.parameters), gib(needs.gradients), gib(needs.optimizer),
-                                gib(needs.activations), gib(available_bytes), help));
+  throw ConfigError(
+      fmt::format("a rank of this layout needs about {} GiB (parameters {}, gradients {}, optimizer {}, "
+                  "activations {}) and has "
+                  "{}; what would help: {}",
+                  gib(needs.total()), gib(needs.parameters), gib(needs.gradients), gib(needs.optimizer),
+                  gib(needs.activations), gib(available_bytes), help));
 }
 
 }  // namespace trireme

@@ -1,5 +1,5 @@
-// RunPlan: what an experiment file comes to on a number of ranks: the sizes that it leaves open, the batch of a rank, the
-// layout. Pure but for the data's tokenizer, which is read.
+// RunPlan: what an experiment file comes to on a number of ranks: the sizes that it leaves open, the batch of
+// a rank, the layout. Pure but for the data's tokenizer, which is read.
 #pragma once
 
 #include <string>
@@ -19,8 +19,8 @@ struct RunPlan {
   ParallelPlan layout;
 };
 
-/// ConfigError when something doesn't fit, with the numbers that would. Without `needs_data`, a config that gives its
-/// vocabulary is planned where its data isn't there.
+/// ConfigError when something doesn't fit, with the numbers that would. Without `needs_data`, a config that
+/// gives its vocabulary is planned where its data isn't there.
 RunPlan plan_run(Config config, int64_t ranks, bool needs_data = true);
 
 /// What a pipeline rank will need; see estimate_memory.
@@ -32,10 +32,12 @@ struct RankHome {
   std::string device;  // "cuda:1"; empty: the host's cores
 };
 
-/// A table of what each rank does, with the memory that it will need. `homes` is empty or has one entry a rank.
+/// A table of what each rank does, with the memory that it will need. `homes` is empty or has one entry a
+/// rank.
 std::string layout_table(const RunPlan& plan, const std::vector<RankHome>& homes = {});
 
-/// ConfigError when a rank will need more memory than the `available_bytes` that it has, which says what would help.
+/// ConfigError when a rank will need more memory than the `available_bytes` that it has, which says what
+/// would help.
 void check_memory(const RunPlan& plan, int64_t pipeline_rank, double available_bytes);
 
 }  // namespace trireme

@@ -46,12 +46,14 @@ Gpt::Gpt(const ModelConfig& config, const ModelLayout& layout)
       blocks_([&] {
         std::vector<std::unique_ptr<nn::Block>> blocks;
         for (int64_t i = 0; i < config.layers; ++i)
-          blocks.push_back(std::make_unique<nn::Block>(this, fmt::format("h.{}", i), block_config(config), layout));
+          blocks.push_back(
+              std::make_unique<nn::Block>(this, fmt::format("h.{}", i), block_config(config), layout));
         return blocks;
       }()),
       ln_f_(this, "ln_f", config.width, config.bias) {
   if (!config.tied)
-    head_ = std::make_unique<nn::Linear>(this, "head", config.width, config.vocab, false, Init::normal(kInitStd), vocab_);
+    head_ = std::make_unique<nn::Linear>(this, "head", config.width, config.vocab, false,
+                                         Init::normal(kInitStd), vocab_);
   if (layout.tensor.sequence())
     for (Parameter* p : ln_f_.parameters()) p->gradient_sum = GradientSum::batch_and_tensor;
   if (!layout.tensor.is_first())
@@ -82,7 +84,8 @@ RowPlaces Gpt::places_of(const Tensor& tokens) const {
   const int64_t context = layout().context_size(), length = tokens.dim(1);
   if (context == 1 && !tensor.sequence()) return {};
   const int64_t rows = tokens.dim(0) * length;
-  RowPlaces places{context * length, length, 0, length, 0, tensor.sequence() ? tensor.rank() * (rows / tensor.size()) : 0};
+  RowPlaces places{context * length, length, 0,
+                   length,           0,      tensor.sequence() ? tensor.rank() * (rows / tensor.size()) : 0};
   if (context > 1) {
     const auto [early, late] = ContextChunks{context * length, context, layout().context->rank()}.ranges();
     places.first = early.begin;
@@ -99,7 +102,8 @@ Tensor Gpt::embed(Context& ctx, const Tensor& tokens, const TokenPositions& posi
     x = embedding(ctx, tokens, wte_.weight(), &wpe_.weight(), positions);
   } else {
     const TableRows held{vocab_.ranges[0].begin, config().vocab};
-    x = tensor.leave(ctx, embedding(ctx, tokens, wte_.weight(), &wpe_.weight(), positions, held, tensor.is_first()));
+    x = tensor.leave(
+        ctx, embedding(ctx, tokens, wte_.weight(), &wpe_.weight(), positions, held, tensor.is_first()));
   }
   return dropout(ctx, x, static_cast<float>(config().dropout), hash_name(wte_.name()), tokens.dim(0));
 }
@@ -112,21 +116,27 @@ Activation Gpt::run(Context& outer, int64_t begin, int64_t end, Activation in, c
   const RowPlaces& rows = ctx.random.rows;
   for (int64_t unit = begin; unit < end; ++unit) {
     if (unit == 0) {
-      in.stream = {embed(ctx, batch.tokens, rows.sequence > 0 ? TokenPositions(rows.first, rows.half, rows.second) : TokenPositions()), {}};
+      in.stream = {
+          embed(ctx, batch.tokens,
+                rows.sequence > 0 ? TokenPositions(rows.first, rows.half, rows.second) : TokenPositions()),
+          {}};
     } else if (is_block(unit)) {
       in.stream = (*blocks_[static_cast<size_t>(unit - 1)])(ctx, in.stream, samples);
     } else {
       const Tensor h = tensor.enter(ctx, ln_f_(ctx, in.stream.x, in.stream.delta).normed);
       in.stream = {};
-      in.loss = tensor.size() == 1 ? classifier_loss(ctx, h, classifier_weight(), batch.targets, batch.scale, config().true_vocab)
-                                   : vocab_classifier_loss(ctx, h, classifier_weight(), batch.targets, batch.scale,
-                                                           config().true_vocab, vocab_.ranges[0].begin, tensor.group());
+      in.loss =
+          tensor.size() == 1
+              ? classifier_loss(ctx, h, classifier_weight(), batch.targets, batch.scale, config().true_vocab)
+              : vocab_classifier_loss(ctx, h, classifier_weight(), batch.targets, batch.scale,
+                                      config().true_vocab, vocab_.ranges[0].begin, tensor.group());
     }
   }
   return in;
 }
 
-Activation Gpt::run_cached(Context& ctx, int64_t begin, int64_t end, Activation in, const Tensor& tokens, GenerationCache& cache) {
+Activation Gpt::run_cached(Context& ctx, int64_t begin, int64_t end, Activation in, const Tensor& tokens,
+                           GenerationCache& cache) {
   TRIREME_ASSERT(!layout().tensor.sequence(), "generation with sequence parallelism");
   const int64_t samples = tokens.dim(0), length = tokens.dim(1);
   for (int64_t unit = begin; unit < end; ++unit) {
@@ -135,7 +145,8 @@ Activation Gpt::run_cached(Context& ctx, int64_t begin, int64_t end, Activation 
       in.stream = {embed(ctx, tokens, first.length), {}};
       if (!first.keys.defined()) first.length += length;  // the first block is another stage's
     } else if (is_block(unit)) {
-      in.stream = (*blocks_[static_cast<size_t>(unit - 1)])(ctx, in.stream, samples, &cache[static_cast<size_t>(unit - 1)]);
+      in.stream = (*blocks_[static_cast<size_t>(unit - 1)])(ctx, in.stream, samples,
+                                                            &cache[static_cast<size_t>(unit - 1)]);
     } else {
       // Only the last token of each text is wanted.
       const Tensor all = ln_f_(ctx, in.stream.x, in.stream.delta).normed;

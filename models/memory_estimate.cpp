@@ -12,17 +12,20 @@ struct UnitSizes {
   double working = 0.0;  // more of them while the unit runs
 };
 
-double divided(int64_t n, int64_t parts) { return static_cast<double>((n + parts - 1) / parts); }
+double divided(int64_t n, int64_t parts) {
+  return static_cast<double>((n + parts - 1) / parts);
+}
 
 UnitSizes block_sizes(const ModelConfig& m, int64_t tensor, double rows, double rows_between) {
   const auto c = static_cast<double>(m.width);
   const auto head_dim = static_cast<double>(m.width / m.heads);
-  const double heads = divided(m.heads, tensor), kv_heads = divided(m.kv_heads, tensor), hidden = divided(m.ffn, tensor);
+  const double heads = divided(m.heads, tensor), kv_heads = divided(m.kv_heads, tensor),
+               hidden = divided(m.ffn, tensor);
   const double qkv = (heads + 2 * kv_heads) * head_dim;
   UnitSizes sizes;
   sizes.parameters = c * qkv + c * heads * head_dim + 2 * c * hidden + qkv + hidden + 6 * c;
-  // The residual stream before each norm, norms' results (whole where products take them), q k v and attention's result, and
-  // the MLP's hidden array before and after gelu.
+  // The residual stream before each norm, norms' results (whole where products take them), q k v and
+  // attention's result, and the MLP's hidden array before and after gelu.
   const double between = 2 * c * rows_between + 2 * c * rows;
   const double inside = rows * (qkv + heads * head_dim + hidden * (m.recompute == "selective" ? 1 : 2));
   const double input = 2 * c * rows_between;
@@ -51,17 +54,19 @@ std::vector<int64_t> peak_in_flight(const Schedule& schedule) {
   return peak;
 }
 
-MemoryNeeds estimate_memory(const ModelConfig& m, const ParallelPlan& plan, bool sequence_parallel, const BatchSizes& batch,
-                            const MemorySettings& settings, int64_t pipeline_rank) {
+MemoryNeeds estimate_memory(const ModelConfig& m, const ParallelPlan& plan, bool sequence_parallel,
+                            const BatchSizes& batch, const MemorySettings& settings, int64_t pipeline_rank) {
   const int64_t tensor = plan.mesh.size(Axis::tensor);
-  const double rows = static_cast<double>(batch.micro * batch.sequence) / static_cast<double>(plan.mesh.size(Axis::context));
+  const double rows =
+      static_cast<double>(batch.micro * batch.sequence) / static_cast<double>(plan.mesh.size(Axis::context));
   const double rows_between = sequence_parallel ? rows / static_cast<double>(tensor) : rows;
   const std::vector<int64_t> in_flight = peak_in_flight(plan.schedule);
   double parameters = 0.0, saved = 0.0, working = 0.0;
   bool has_table = false;
   for (int64_t stage = 0; stage < plan.num_stages(); ++stage) {
     if (plan.schedule.rank_of_stage[static_cast<size_t>(stage)] != pipeline_rank) continue;
-    for (int64_t unit = plan.first_unit[static_cast<size_t>(stage)]; unit < plan.first_unit[static_cast<size_t>(stage) + 1]; ++unit) {
+    for (int64_t unit = plan.first_unit[static_cast<size_t>(stage)];
+         unit < plan.first_unit[static_cast<size_t>(stage) + 1]; ++unit) {
       const UnitSizes sizes = unit_sizes(m, unit, tensor, rows, rows_between);
       const bool table = unit == 0 || unit > m.layers;
       parameters += sizes.parameters;
@@ -72,7 +77,8 @@ MemoryNeeds estimate_memory(const ModelConfig& m, const ParallelPlan& plan, bool
     }
   }
   const auto bytes = static_cast<double>(settings.compute_bytes);
-  return {parameters * bytes, parameters * 4, parameters * 4 * static_cast<double>(settings.optimizer_values), (saved + working) * bytes};
+  return {parameters * bytes, parameters * 4, parameters * 4 * static_cast<double>(settings.optimizer_values),
+          (saved + working) * bytes};
 }
 
 }  // namespace trireme

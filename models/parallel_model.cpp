@@ -13,7 +13,8 @@ namespace {
 /// Passes on that a gradient is whole when every stage here that adds to it has said so.
 class StageSink : public GradientSink {
  public:
-  StageSink(GradientSink* sink, std::unordered_map<Parameter*, int> uses) : sink_(sink), uses_(std::move(uses)) {}
+  StageSink(GradientSink* sink, std::unordered_map<Parameter*, int> uses)
+      : sink_(sink), uses_(std::move(uses)) {}
   void grad_ready(Parameter& p) override {
     if (--uses_.at(&p) == 0 && sink_) sink_->grad_ready(p);
   }
@@ -32,34 +33,40 @@ ModelLayout layout_of(const ParallelConfig& parallel, Mesh& mesh, bool training)
 
 }  // namespace
 
-ParallelModel::ParallelModel(const ModelConfig& config, const ParallelConfig& parallel, ParallelPlan plan, Mesh& mesh, bool training)
+ParallelModel::ParallelModel(const ModelConfig& config, const ParallelConfig& parallel, ParallelPlan plan,
+                             Mesh& mesh, bool training)
     : plan_(std::move(plan)),
       model_(make_model(config, layout_of(parallel, mesh, training))),
       executor_(std::make_unique<PipelineExecutor>(plan_.schedule, mesh.group(Axis::pipeline))),
       pipeline_(mesh.group(Axis::pipeline)) {
   for (const int64_t stage : executor_->stages()) {
     has_last_stage_ = has_last_stage_ || stage + 1 == plan_.num_stages();
-    for (Parameter* p : model_->unit_parameters(plan_.first_unit[static_cast<size_t>(stage)], plan_.first_unit[static_cast<size_t>(stage) + 1]))
+    for (Parameter* p : model_->unit_parameters(plan_.first_unit[static_cast<size_t>(stage)],
+                                                plan_.first_unit[static_cast<size_t>(stage) + 1]))
       if (++uses_[p] == 1) parameters_.push_back(p);
   }
   find_shared_parameters();
   make_groups(mesh, training);
 }
 
-/// Parameters that stages of several pipeline ranks use, such as tied embeddings: the first of these ranks is primary.
+/// Parameters that stages of several pipeline ranks use, such as tied embeddings: the first of these ranks is
+/// primary.
 void ParallelModel::find_shared_parameters() {
   std::unordered_map<Parameter*, std::vector<int64_t>> users;  // pipeline ranks
   for (int64_t stage = 0; stage < plan_.num_stages(); ++stage) {
     const int64_t rank = plan_.schedule.rank_of_stage[static_cast<size_t>(stage)];
-    for (Parameter* p : model_->unit_parameters(plan_.first_unit[static_cast<size_t>(stage)], plan_.first_unit[static_cast<size_t>(stage) + 1])) {
+    for (Parameter* p : model_->unit_parameters(plan_.first_unit[static_cast<size_t>(stage)],
+                                                plan_.first_unit[static_cast<size_t>(stage) + 1])) {
       std::vector<int64_t>& ranks = users[p];
       if (std::ranges::find(ranks, rank) == ranks.end()) ranks.push_back(rank);
     }
   }
   for (const auto& [p, ranks] : users) {
     if (ranks.size() == 1) continue;
-    TRIREME_ASSERT(sharing_stages_.empty() || sharing_stages_ == ranks, p->name + ": several sets of stages share parameters");
-    TRIREME_ASSERT(p->gradient_sum == GradientSum::batch, p->name + ": shared by stages, and by tensor ranks");
+    TRIREME_ASSERT(sharing_stages_.empty() || sharing_stages_ == ranks,
+                   p->name + ": several sets of stages share parameters");
+    TRIREME_ASSERT(p->gradient_sum == GradientSum::batch,
+                   p->name + ": shared by stages, and by tensor ranks");
     sharing_stages_ = ranks;
     p->gradient_sum = GradientSum::batch_and_stages;
     if (ranks.front() == pipeline_.rank()) continue;
@@ -104,10 +111,14 @@ Shape ParallelModel::activation_shape(const MicroBatch& batch) const {
   return {model_->layout().tensor.rows_here(batch.tokens.numel()), model_->config().width};
 }
 
-DType ParallelModel::activation_dtype() const { return parameters_.front()->data.dtype(); }
+DType ParallelModel::activation_dtype() const {
+  return parameters_.front()->data.dtype();
+}
 
-Tensor ParallelModel::run_stage(Context& ctx, int64_t stage, const Tensor& received, const MicroBatch& batch) const {
-  const int64_t begin = plan_.first_unit[static_cast<size_t>(stage)], end = plan_.first_unit[static_cast<size_t>(stage) + 1];
+Tensor ParallelModel::run_stage(Context& ctx, int64_t stage, const Tensor& received,
+                                const MicroBatch& batch) const {
+  const int64_t begin = plan_.first_unit[static_cast<size_t>(stage)],
+                end = plan_.first_unit[static_cast<size_t>(stage) + 1];
   Activation in;
   in.stream.x = received;
   Activation out = model_->run(ctx, begin, end, std::move(in), batch);
@@ -115,8 +126,8 @@ Tensor ParallelModel::run_stage(Context& ctx, int64_t stage, const Tensor& recei
   return out.stream.delta.defined() ? add(ctx, out.stream.x, out.stream.delta) : out.stream.x;
 }
 
-void ParallelModel::train(const Context& outer, const std::function<MicroBatch(int64_t)>& batch_of, const Tensor& loss_sum,
-                          GradientSink* sink) {
+void ParallelModel::train(const Context& outer, const std::function<MicroBatch(int64_t)>& batch_of,
+                          const Tensor& loss_sum, GradientSink* sink) {
   const MicroBatch first = batch_of(0);
   const int64_t samples = first.tokens.dim(0);
   StageSink stage_sink(sink, uses_);
@@ -133,10 +144,11 @@ void ParallelModel::train(const Context& outer, const std::function<MicroBatch(i
 }
 
 Tensor ParallelModel::loss(const Context& ctx, const MicroBatch& batch) {
-  const Tensor loss = executor_->run_forward(ctx, activation_shape(batch), activation_dtype(),
-                                             [&](Context& inner, int64_t stage, int64_t, const Tensor& received) {
-                                               return run_stage(inner, stage, received, batch);
-                                             });
+  const Tensor loss =
+      executor_->run_forward(ctx, activation_shape(batch), activation_dtype(),
+                             [&](Context& inner, int64_t stage, int64_t, const Tensor& received) {
+                               return run_stage(inner, stage, received, batch);
+                             });
   return counts_loss() ? loss : Tensor();
 }
 
@@ -144,8 +156,9 @@ Tensor ParallelModel::next_logits(Context& outer, const Tensor& tokens, Generati
   const auto forward = [&](Context& ctx, int64_t stage, int64_t, const Tensor& received) {
     Activation in;
     in.stream.x = received;
-    Activation out = model_->run_cached(ctx, plan_.first_unit[static_cast<size_t>(stage)], plan_.first_unit[static_cast<size_t>(stage) + 1],
-                                        std::move(in), tokens, cache);
+    Activation out =
+        model_->run_cached(ctx, plan_.first_unit[static_cast<size_t>(stage)],
+                           plan_.first_unit[static_cast<size_t>(stage) + 1], std::move(in), tokens, cache);
     if (stage + 1 == plan_.num_stages()) return out.logits;
     return out.stream.delta.defined() ? add(ctx, out.stream.x, out.stream.delta) : out.stream.x;
   };
@@ -153,7 +166,8 @@ Tensor ParallelModel::next_logits(Context& outer, const Tensor& tokens, Generati
   Tensor logits = executor_->run_forward(outer, shape, activation_dtype(), forward);
   if (pipeline_.size() == 1) return logits;
   if (!has_last_stage_) logits = outer.empty({tokens.dim(0), model_->config().vocab});
-  pipeline_.broadcast(logits, plan_.schedule.rank_of_stage.back(), "logits", outer.stream).wait(*outer.stream);
+  pipeline_.broadcast(logits, plan_.schedule.rank_of_stage.back(), "logits", outer.stream)
+      .wait(*outer.stream);
   return logits;
 }
 

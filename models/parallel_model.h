@@ -1,4 +1,5 @@
-// ParallelModel: a model on its mesh. Holds the stages of this rank, runs them, and knows which ranks share what.
+// ParallelModel: a model on its mesh. Holds the stages of this rank, runs them, and knows which ranks share
+// what.
 #pragma once
 
 #include <memory>
@@ -12,10 +13,11 @@ namespace trireme {
 
 class ParallelModel {
  public:
-  /// Collective over the mesh's world. `plan` is that of the same config and ranks; the mesh outlives this. With
-  /// `training` false, activations stay whole on tensor and context ranks, as generation needs them, and there are no
-  /// reduce_groups().
-  ParallelModel(const ModelConfig& config, const ParallelConfig& parallel, ParallelPlan plan, Mesh& mesh, bool training = true);
+  /// Collective over the mesh's world. `plan` is that of the same config and ranks; the mesh outlives this.
+  /// With `training` false, activations stay whole on tensor and context ranks, as generation needs them, and
+  /// there are no reduce_groups().
+  ParallelModel(const ModelConfig& config, const ParallelConfig& parallel, ParallelPlan plan, Mesh& mesh,
+                bool training = true);
 
   Model& model() { return *model_; }
   const Model& model() const { return *model_; }
@@ -34,14 +36,18 @@ class ParallelModel {
   /// Tokens of each sample that are here.
   int64_t sequence_here(int64_t sequence) const { return sequence / model_->layout().context_size(); }
 
-  /// Forward and backward of a step's micro-batches, which `batch_of(i)` gives, this rank's tokens of them. Losses are
-  /// added to `loss_sum` f32 [1] on ranks that count_loss(). ctx.random.first_sample is that of micro-batch 0.
-  void train(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of, const Tensor& loss_sum, GradientSink* sink);
+  /// Forward and backward of a step's micro-batches, which `batch_of(i)` gives, this rank's tokens of them.
+  /// Losses are added to `loss_sum` f32 [1] on ranks that count_loss(). ctx.random.first_sample is that of
+  /// micro-batch 0.
+  void train(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of, const Tensor& loss_sum,
+             GradientSink* sink);
 
-  /// The loss f32 [1] of one micro-batch, where counts_loss(); undefined elsewhere. Collective over the model's ranks.
+  /// The loss f32 [1] of one micro-batch, where counts_loss(); undefined elsewhere. Collective over the
+  /// model's ranks.
   Tensor loss(const Context& ctx, const MicroBatch& batch);
 
-  /// The logits f32 [B, V] after the last of `tokens` i32 [B, T], on every rank. Collective over the model's ranks.
+  /// The logits f32 [B, V] after the last of `tokens` i32 [B, T], on every rank. Collective over the model's
+  /// ranks.
   Tensor next_logits(Context& ctx, const Tensor& tokens, GenerationCache& cache);
 
  private:
@@ -57,7 +63,7 @@ class ParallelModel {
   Group& pipeline_;
   bool has_last_stage_ = false;
   std::vector<Parameter*> parameters_;
-  std::vector<int64_t> sharing_stages_;  // pipeline ranks that hold the same parameters
+  std::vector<int64_t> sharing_stages_;       // pipeline ranks that hold the same parameters
   std::unordered_map<Parameter*, int> uses_;  // stages here that use it
   std::unique_ptr<Group> batch_, batch_and_tensor_, batch_and_stages_, kv_sharers_;
 };

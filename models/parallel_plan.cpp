@@ -17,7 +17,8 @@ Schedule plan_schedule(const ParallelConfig& config, int64_t micro_batches) {
   int64_t chunks = config.chunks;
   if (chunks == 0 && config.schedule == "interleaved") chunks = kInterleavedChunks;
   if (chunks == 0)
-    chunks = config.schedule.ends_with(".csv") ? read_schedule(config.schedule).max_stages_of_a_rank() : chunks_of_schedule(config.schedule);
+    chunks = config.schedule.ends_with(".csv") ? read_schedule(config.schedule).max_stages_of_a_rank()
+                                               : chunks_of_schedule(config.schedule);
   return make_schedule(config.schedule, config.pipeline, chunks, micro_batches);
 }
 
@@ -26,27 +27,38 @@ void check_tokens(const ParallelConfig& config, const BatchSizes& batch) {
   if (!config.sequence || config.tensor == 1) return;
   const int64_t rows = batch.micro * batch.sequence / config.context;
   if (rows % config.tensor != 0)
-    throw ConfigError(fmt::format("parallel.sequence: {} rows (batch.micro x batch.sequence{}) do not divide among parallel.tensor = {} "
-                                  "ranks; make batch.micro or batch.sequence a multiple of {}, or set parallel.sequence to false",
-                                  rows, config.context > 1 ? " / parallel.context" : "", config.tensor, config.tensor));
+    throw ConfigError(fmt::format(
+        "parallel.sequence: {} rows (batch.micro x batch.sequence{}) do not divide among parallel.tensor = "
+        "{} "
+        "ranks; make batch.micro or batch.sequence a multiple of {}, or set parallel.sequence to false",
+        rows, config.context > 1 ? " / parallel.context" : "", config.tensor, config.tensor));
 }
 
 }  // namespace
 
 std::vector<double> model_unit_costs(const ModelConfig& m, int64_t sequence) {
-  return unit_costs({.layers = m.layers, .width = m.width, .ffn = m.ffn, .heads = m.heads, .kv_heads = m.kv_heads,
-                     .vocab = m.vocab, .tokens = sequence});
+  return unit_costs({.layers = m.layers,
+                     .width = m.width,
+                     .ffn = m.ffn,
+                     .heads = m.heads,
+                     .kv_heads = m.kv_heads,
+                     .vocab = m.vocab,
+                     .tokens = sequence});
 }
 
-ParallelPlan plan_parallel(const ModelConfig& model, const ParallelConfig& config, const BatchSizes& batch, int64_t ranks) {
+ParallelPlan plan_parallel(const ModelConfig& model, const ParallelConfig& config, const BatchSizes& batch,
+                           int64_t ranks) {
   ParallelPlan plan;
   plan.mesh = plan_mesh(config, ranks);
   check_tokens(config, batch);
-  for (int64_t rank = 0; rank < config.tensor; ++rank) split_heads(model.heads, model.kv_heads, config.tensor, rank);
+  for (int64_t rank = 0; rank < config.tensor; ++rank)
+    split_heads(model.heads, model.kv_heads, config.tensor, rank);
   split_vocab(model.vocab, config.tensor);
   if (model.ffn < config.tensor)
-    throw ConfigError(fmt::format("parallel.tensor = {}: model.ffn = {} does not give each rank a column; set parallel.tensor to {} or less",
-                                  config.tensor, model.ffn, model.ffn));
+    throw ConfigError(
+        fmt::format("parallel.tensor = {}: model.ffn = {} does not give each rank a column; set "
+                    "parallel.tensor to {} or less",
+                    config.tensor, model.ffn, model.ffn));
   plan.schedule = plan_schedule(config, batch.micro_batches);
   const auto num_stages = plan.num_stages();
   plan.first_unit = config.stages.empty() ? cut_stages(model_unit_costs(model, batch.sequence), num_stages)

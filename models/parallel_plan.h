@@ -1,5 +1,5 @@
-// ParallelPlan: how a model is divided over the ranks of a job. Pure: made, and refused, before anything is allocated
-// or sent.
+// ParallelPlan: how a model is divided over the ranks of a job. Pure: made, and refused, before anything is
+// allocated or sent.
 #pragma once
 
 #include <vector>
@@ -25,9 +25,10 @@ struct BatchSizes {
   int64_t micro_batches = 1;  // of a step on one rank
 };
 
-/// ConfigError, naming the key and the numbers that work, when sizes, heads, tokens or blocks can't be divided so.
-/// `model` resolved.
-ParallelPlan plan_parallel(const ModelConfig& model, const ParallelConfig& config, const BatchSizes& batch, int64_t ranks);
+/// ConfigError, naming the key and the numbers that work, when sizes, heads, tokens or blocks can't be
+/// divided so. `model` resolved.
+ParallelPlan plan_parallel(const ModelConfig& model, const ParallelConfig& config, const BatchSizes& batch,
+                           int64_t ranks);
 
 /// The cost of each unit (embedding, blocks, classifier) with samples of `sequence` tokens; see unit_costs.
 std::vector<double> model_unit_costs(const ModelConfig& model, int64_t sequence);

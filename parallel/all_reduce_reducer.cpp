@@ -8,11 +8,7 @@ namespace trireme {
 
 AllReduceReducer::AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, const ReduceGroups& groups,
                                    bool overlap, DType reduce_type)
-    : ctx_(ctx),
-      buckets_(buckets),
-      groups_(groups),
-      overlap_(overlap),
-      waiting_for_(buckets.size()) {
+    : ctx_(ctx), buckets_(buckets), groups_(groups), overlap_(overlap), waiting_for_(buckets.size()) {
   for (size_t i = 0; i < buckets.size(); ++i) {
     shards_.push_back(make_shard(buckets[i], 0, buckets[i].numel));
     for (const BucketEntry& entry : buckets[i].entries) bucket_of_[entry.parameter] = i;
@@ -58,7 +54,8 @@ void AllReduceReducer::send(size_t index) {
   work = group_of(index).all_reduce(sent, ReduceOp::sum, fmt::format("bucket {}", index), ctx_.stream);
 }
 
-/// Of the key/value rows that neighbours hold too, each rank has the part of the gradient that its own heads give.
+/// Of the key/value rows that neighbours hold too, each rank has the part of the gradient that its own heads
+/// give.
 void AllReduceReducer::sum_shared_rows(const Bucket& bucket) {
   for (const BucketEntry& entry : bucket.entries) {
     const Placement& p = entry.parameter->placement;

@@ -1,4 +1,5 @@
-// AllReduceReducer: every rank holds everything; buckets of gradients are all-reduced while backward is running.
+// AllReduceReducer: every rank holds everything; buckets of gradients are all-reduced while backward is
+// running.
 #pragma once
 
 #include <unordered_map>
@@ -9,14 +10,16 @@
 
 namespace trireme {
 
-/// Buckets are sent in the order planned, never in the order in which they become ready, so ranks can't diverge.
+/// Buckets are sent in the order planned, never in the order in which they become ready, so ranks can't
+/// diverge.
 class AllReduceReducer : public Reducer {
  public:
   /// `buckets` and the groups, which take tensors of the context's device, must outlive the reducer. With
-  /// `overlap` false all is sent in finish(). Gradients are rounded to `reduce_type` (f32, bf16 or f16) to be sent, which
-  /// takes as much memory more as they have in that type, and summed as the group does that; finish() makes them f32.
-  AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, const ReduceGroups& groups, bool overlap = true,
-                   DType reduce_type = DType::f32);
+  /// `overlap` false all is sent in finish(). Gradients are rounded to `reduce_type` (f32, bf16 or f16) to be
+  /// sent, which takes as much memory more as they have in that type, and summed as the group does that;
+  /// finish() makes them f32.
+  AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, const ReduceGroups& groups,
+                   bool overlap = true, DType reduce_type = DType::f32);
 
   void begin_step() override;
   void grad_ready(Parameter& parameter) override;

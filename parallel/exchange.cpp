@@ -9,11 +9,14 @@ namespace {
 
 enum class Exchange : uint8_t { none, all_reduce, all_gather, reduce_scatter };
 
-/// The result of exchanging `x`, which is there when `work` is done. x is written to where nobody else holds it.
-Tensor begin_exchange(Context& ctx, Exchange kind, Tensor x, Group& group, std::string_view label, Work& work) {
+/// The result of exchanging `x`, which is there when `work` is done. x is written to where nobody else holds
+/// it.
+Tensor begin_exchange(Context& ctx, Exchange kind, Tensor x, Group& group, std::string_view label,
+                      Work& work) {
   const int64_t rows = x.dim(0), size = group.size();
   switch (kind) {
-    case Exchange::none: return x;
+    case Exchange::none:
+      return x;
     case Exchange::all_reduce: {
       if (!x.unique()) {
         Tensor copy = ctx.empty(x.shape(), x.dtype());
@@ -29,7 +32,8 @@ Tensor begin_exchange(Context& ctx, Exchange kind, Tensor x, Group& group, std::
       return all;
     }
     case Exchange::reduce_scatter: {
-      TRIREME_ASSERT(rows % size == 0, fmt::format("{}: {} rows are not divisible by {} ranks", label, rows, size));
+      TRIREME_ASSERT(rows % size == 0,
+                     fmt::format("{}: {} rows are not divisible by {} ranks", label, rows, size));
       Tensor part = ctx.empty({rows / size, x.dim(1)}, x.dtype());
       work = group.reduce_scatter(x, part, ReduceOp::sum, label, ctx.stream);
       return part;
@@ -71,8 +75,10 @@ class ExchangeOp : public Op {
   Group& group_;
 };
 
-Tensor exchange(Context& ctx, const Tensor& x, std::string_view name, Exchange forward, Exchange backward, Group& group) {
-  TRIREME_ASSERT(x.rank() == 2, fmt::format("{}: rows of [n, C] were wanted, not {}", name, to_string(x.shape())));
+Tensor exchange(Context& ctx, const Tensor& x, std::string_view name, Exchange forward, Exchange backward,
+                Group& group) {
+  TRIREME_ASSERT(x.rank() == 2,
+                 fmt::format("{}: rows of [n, C] were wanted, not {}", name, to_string(x.shape())));
   return apply(ctx, std::make_shared<ExchangeOp>(name, forward, backward, group), {x})[0];
 }
 

@@ -14,7 +14,9 @@ constexpr std::array<std::string_view, kNumAxes> kNames{"data", "context", "expe
 
 }  // namespace
 
-std::string_view name_of(Axis axis) { return kNames[static_cast<size_t>(axis)]; }
+std::string_view name_of(Axis axis) {
+  return kNames[static_cast<size_t>(axis)];
+}
 
 int64_t MeshShape::ranks() const {
   int64_t n = 1;
@@ -49,7 +51,8 @@ std::array<Axis, kNumAxes> parse_order(const std::vector<std::string>& names) {
     order[i] = static_cast<Axis>(found - kNames.begin());
   }
   if (!fine)
-    throw ConfigError(fmt::format("parallel.order = [{}] must name each of {} once", fmt::join(names, ", "), fmt::join(kNames, ", ")));
+    throw ConfigError(fmt::format("parallel.order = [{}] must name each of {} once", fmt::join(names, ", "),
+                                  fmt::join(kNames, ", ")));
   return order;
 }
 
@@ -62,7 +65,8 @@ std::string ranks_that_work(int64_t ranks, int64_t model_ranks) {
 }  // namespace
 
 MeshShape plan_mesh(const ParallelConfig& config, int64_t ranks) {
-  MeshShape shape{{config.data, config.context, config.expert, config.pipeline, config.tensor}, parse_order(config.order)};
+  MeshShape shape{{config.data, config.context, config.expert, config.pipeline, config.tensor},
+                  parse_order(config.order)};
   int64_t model_ranks = 1;  // of one replica
   int num_factors = 0;
   std::string factors;
@@ -78,21 +82,25 @@ MeshShape plan_mesh(const ParallelConfig& config, int64_t ranks) {
     ++num_factors;
   }
   if (config.expert > 1)
-    throw ConfigError(fmt::format("parallel.expert = {}: the models of this release have no experts; set it to 1", config.expert));
+    throw ConfigError(fmt::format(
+        "parallel.expert = {}: the models of this release have no experts; set it to 1", config.expert));
   int64_t& data = shape.sizes[static_cast<size_t>(Axis::data)];
   if (data == 0) {
     if (ranks % model_ranks != 0)
-      throw ConfigError(fmt::format("parallel: {}{} does not divide {} ranks; launch {} ranks, or choose {} divides {}", factors,
-                                    num_factors > 1 ? fmt::format(" = {}", model_ranks) : "", ranks, ranks_that_work(ranks, model_ranks),
-                                    num_factors > 1 ? "sizes whose product" : "a size that", ranks));
+      throw ConfigError(
+          fmt::format("parallel: {}{} does not divide {} ranks; launch {} ranks, or choose {} divides {}",
+                      factors, num_factors > 1 ? fmt::format(" = {}", model_ranks) : "", ranks,
+                      ranks_that_work(ranks, model_ranks),
+                      num_factors > 1 ? "sizes whose product" : "a size that", ranks));
     data = ranks / model_ranks;
   }
   if (shape.ranks() != ranks) {
     const bool divides = ranks % model_ranks == 0;
-    throw ConfigError(fmt::format("parallel: data {}{}{} = {} does not make {} ranks; {}launch {} ranks", data, factors.empty() ? "" : " x ",
-                                  factors, shape.ranks(), ranks,
-                                  divides ? fmt::format("set parallel.data to {} (or auto) or ", ranks / model_ranks) : "",
-                                  shape.ranks()));
+    throw ConfigError(
+        fmt::format("parallel: data {}{}{} = {} does not make {} ranks; {}launch {} ranks", data,
+                    factors.empty() ? "" : " x ", factors, shape.ranks(), ranks,
+                    divides ? fmt::format("set parallel.data to {} (or auto) or ", ranks / model_ranks) : "",
+                    shape.ranks()));
   }
   return shape;
 }
@@ -106,7 +114,8 @@ Mesh::Mesh(const ParallelConfig& config, Group& world)
     }
     auto others = coords_;
     others[axis] = 0;  // all ranks of the new group agree on the rest
-    host_groups_[axis] = world.split(static_cast<int>(shape_.rank_of(others)), static_cast<int>(coords_[axis]), kNames[axis]);
+    host_groups_[axis] =
+        world.split(static_cast<int>(shape_.rank_of(others)), static_cast<int>(coords_[axis]), kNames[axis]);
   }
 }
 
@@ -133,7 +142,8 @@ std::unique_ptr<Group> Mesh::make_group(int64_t color, std::string_view name) {
 std::string Mesh::describe() const {
   std::string text;
   for (const Axis axis : shape_.order)
-    if (shape_.size(axis) > 1) text += fmt::format("{}{} {}", text.empty() ? "" : " x ", name_of(axis), shape_.size(axis));
+    if (shape_.size(axis) > 1)
+      text += fmt::format("{}{} {}", text.empty() ? "" : " x ", name_of(axis), shape_.size(axis));
   return text.empty() ? "one rank" : text;
 }
 

@@ -1,5 +1,5 @@
-// Mesh: the ranks of a job as a grid whose axes are the kinds of parallelism. Unless told otherwise tensor ranks are
-// neighbours, then pipeline, expert and context; data ranks lie farthest apart.
+// Mesh: the ranks of a job as a grid whose axes are the kinds of parallelism. Unless told otherwise tensor
+// ranks are neighbours, then pipeline, expert and context; data ranks lie farthest apart.
 #pragma once
 
 #include <array>
@@ -20,7 +20,8 @@ std::string_view name_of(Axis axis);
 /// The arithmetic of a mesh, without any communication.
 struct MeshShape {
   std::array<int64_t, kNumAxes> sizes{1, 1, 1, 1, 1};
-  std::array<Axis, kNumAxes> order{Axis::data, Axis::context, Axis::expert, Axis::pipeline, Axis::tensor};  // slowest first
+  std::array<Axis, kNumAxes> order{Axis::data, Axis::context, Axis::expert, Axis::pipeline,
+                                   Axis::tensor};  // slowest first
 
   int64_t size(Axis axis) const { return sizes[static_cast<size_t>(axis)]; }
   int64_t ranks() const;
@@ -28,8 +29,9 @@ struct MeshShape {
   int64_t rank_of(const std::array<int64_t, kNumAxes>& coords) const;
 };
 
-/// The mesh for `ranks` ranks; `data` 0 takes what the other axes leave. ConfigError, saying which numbers would
-/// work, when they don't divide, for an order that lacks an axis, and for experts, which no model here has.
+/// The mesh for `ranks` ranks; `data` 0 takes what the other axes leave. ConfigError, saying which numbers
+/// would work, when they don't divide, for an order that lacks an axis, and for experts, which no model here
+/// has.
 MeshShape plan_mesh(const ParallelConfig& config, int64_t ranks);
 
 class Mesh {
@@ -48,10 +50,11 @@ class Mesh {
   }
   /// The same ranks, for host memory alone: what small vectors of numbers and names need.
   Group& host_group(Axis axis) { return *host_groups_[static_cast<size_t>(axis)]; }
-  /// A new group of the ranks that differ from this one in `axes` alone, in the order of the world. Collective over the
-  /// world; blocks.
+  /// A new group of the ranks that differ from this one in `axes` alone, in the order of the world.
+  /// Collective over the world; blocks.
   std::unique_ptr<Group> make_group(std::initializer_list<Axis> axes, std::string_view name);
-  /// A new group of the ranks that give the same `color`, in the order of the world. Collective over the world; blocks.
+  /// A new group of the ranks that give the same `color`, in the order of the world. Collective over the
+  /// world; blocks.
   std::unique_ptr<Group> make_group(int64_t color, std::string_view name);
   /// Coordinates of this rank.
   const std::array<int64_t, kNumAxes>& coords() const { return coords_; }

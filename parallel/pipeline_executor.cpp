@@ -7,8 +7,10 @@
 #include "core/trace.h"
 
 namespace trireme {
-PipelineExecutor::PipelineExecutor(Schedule schedule, Group& pipeline) : schedule_(std::move(schedule)), rank_(pipeline.rank()) {
-  TRIREME_ASSERT(schedule_.ranks.size() == static_cast<size_t>(pipeline.size()), "a schedule for another number of ranks");
+PipelineExecutor::PipelineExecutor(Schedule schedule, Group& pipeline)
+    : schedule_(std::move(schedule)), rank_(pipeline.rank()) {
+  TRIREME_ASSERT(schedule_.ranks.size() == static_cast<size_t>(pipeline.size()),
+                 "a schedule for another number of ranks");
   if (pipeline.size() > 1) group_ = pipeline.duplicate("activations");
   for (const int stage : schedule_.stages_of(rank_)) stages_.push_back(stage);
   plan_channels();
@@ -40,11 +42,13 @@ void PipelineExecutor::post_receive(Channel& c, const Step& step) {
   if (c.posted == c.order.size()) return;
   const int64_t micro_batch = c.order[c.posted++];
   const Tensor buffer = step.ctx.empty(step.shape, step.dtype);
-  Work work = group_->recv(buffer, c.peer, c.tag, fmt::format("micro-batch {}", micro_batch), step.ctx.stream);
+  Work work =
+      group_->recv(buffer, c.peer, c.tag, fmt::format("micro-batch {}", micro_batch), step.ctx.stream);
   c.arriving.emplace(micro_batch, std::pair(buffer, std::move(work)));
 }
 
-/// What the channel brings of a micro-batch; asks for the next one, which arrives while this one is worked on.
+/// What the channel brings of a micro-batch; asks for the next one, which arrives while this one is worked
+/// on.
 Tensor PipelineExecutor::take(Channel& c, int64_t micro_batch, const Step& step) {
   if (c.peer != rank_) {
     while (!c.arriving.contains(micro_batch)) {
@@ -70,7 +74,8 @@ void PipelineExecutor::hand_over(Channel& c, int64_t micro_batch, const Tensor& 
     c.arriving.emplace(micro_batch, std::pair(value.detach(), Work()));
     return;
   }
-  sends_.push_back(group_->send(value, c.peer, c.tag, fmt::format("micro-batch {}", micro_batch), step.ctx.stream));
+  sends_.push_back(
+      group_->send(value, c.peer, c.tag, fmt::format("micro-batch {}", micro_batch), step.ctx.stream));
 }
 
 void PipelineExecutor::drop_finished_sends() {
@@ -90,14 +95,17 @@ void PipelineExecutor::run_forward_action(const Action& action, const Step& step
   const int64_t stage = action.stage;
   InFlight& run = in_flight_[{stage, action.micro_batch}];
   run.tape = std::make_unique<Tape>();
-  if (stage > 0) run.input = run.tape->watch(take(channel(stage - 1, Direction::forward), action.micro_batch, step));
+  if (stage > 0)
+    run.input = run.tape->watch(take(channel(stage - 1, Direction::forward), action.micro_batch, step));
   const std::string name = span_name(action);
-  const TraceScope scope(step.ctx.tracer, Tracer::Lane::step, name);  // what is waited for before is idle time
+  const TraceScope scope(step.ctx.tracer, Tracer::Lane::step,
+                         name);  // what is waited for before is idle time
   Context ctx = step.ctx;
   ctx.tape = run.tape.get();
   ctx.gradients = nullptr;
   run.output = step.forward(ctx, stage, action.micro_batch, run.input);
-  if (stage + 1 < num_stages()) hand_over(channel(stage, Direction::forward), action.micro_batch, run.output, step);
+  if (stage + 1 < num_stages())
+    hand_over(channel(stage, Direction::forward), action.micro_batch, run.output, step);
 }
 
 void PipelineExecutor::run_backward_action(const Action& action, const Step& step, bool last_of_stage) {
@@ -118,7 +126,9 @@ void PipelineExecutor::run_backward_action(const Action& action, const Step& ste
       run.tape->backward(ctx, std::span(&root, 1), std::move(seeds));
     else
       run.tape->backward_input(ctx, std::span(&root, 1), std::move(seeds));
-    if (stage > 0) hand_over(channel(stage, Direction::backward), action.micro_batch, run.tape->take_grad(run.input), step);
+    if (stage > 0)
+      hand_over(channel(stage, Direction::backward), action.micro_batch, run.tape->take_grad(run.input),
+                step);
     run.input = Tensor();
   } else {
     run.tape->backward_weight(ctx);
@@ -126,7 +136,8 @@ void PipelineExecutor::run_backward_action(const Action& action, const Step& ste
   if (action.makes_weight_gradient()) in_flight_.erase(found);
 }
 
-void PipelineExecutor::run(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward, GradientSink* sink) {
+void PipelineExecutor::run(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward,
+                           GradientSink* sink) {
   const Step step{ctx, shape, dtype, forward, sink};
   in_flight_.clear();
   for (auto& [key, c] : channels_) {
@@ -147,7 +158,8 @@ void PipelineExecutor::run(const Context& ctx, const Shape& shape, DType dtype, 
   TRIREME_ASSERT(in_flight_.empty(), "micro-batches were left without a backward pass");
 }
 
-Tensor PipelineExecutor::run_forward(const Context& outer, const Shape& shape, DType dtype, const StageForward& forward) {
+Tensor PipelineExecutor::run_forward(const Context& outer, const Shape& shape, DType dtype,
+                                     const StageForward& forward) {
   Context ctx = outer;
   ctx.tape = nullptr;
   ctx.gradients = nullptr;
@@ -155,11 +167,13 @@ Tensor PipelineExecutor::run_forward(const Context& outer, const Shape& shape, D
   for (const int64_t stage : stages_) {
     if (stage > 0 && !has_stage(stage - 1)) {
       value = ctx.empty(shape, dtype);
-      group_->recv(value, rank_of(stage - 1), static_cast<int>(2 * (stage - 1)), "forward", ctx.stream).wait(*ctx.stream);
+      group_->recv(value, rank_of(stage - 1), static_cast<int>(2 * (stage - 1)), "forward", ctx.stream)
+          .wait(*ctx.stream);
     }
     value = forward(ctx, stage, 0, value);
     if (stage + 1 < num_stages() && !has_stage(stage + 1)) {
-      group_->send(value, rank_of(stage + 1), static_cast<int>(2 * stage), "forward", ctx.stream).wait(*ctx.stream);
+      group_->send(value, rank_of(stage + 1), static_cast<int>(2 * stage), "forward", ctx.stream)
+          .wait(*ctx.stream);
       value = Tensor();
     }
   }

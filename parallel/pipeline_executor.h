@@ -1,5 +1,5 @@
-// PipelineExecutor: runs this rank's part of a schedule: forward and backward of its stages, with what is sent and
-// received in between. One rank and one stage is the special case that sends nothing.
+// PipelineExecutor: runs this rank's part of a schedule: forward and backward of its stages, with what is
+// sent and received in between. One rank and one stage is the special case that sends nothing.
 #pragma once
 
 #include <deque>
@@ -14,13 +14,16 @@
 
 namespace trireme {
 
-/// Runs a stage on a micro-batch. `received` is what the stage before returned, undefined for the first. Returns what
-/// the next stage takes, of the shape that the executor was made for, or the last stage's loss f32 [1].
-using StageForward = std::function<Tensor(Context& ctx, int64_t stage, int64_t micro_batch, const Tensor& received)>;
+/// Runs a stage on a micro-batch. `received` is what the stage before returned, undefined for the first.
+/// Returns what the next stage takes, of the shape that the executor was made for, or the last stage's loss
+/// f32 [1].
+using StageForward =
+    std::function<Tensor(Context& ctx, int64_t stage, int64_t micro_batch, const Tensor& received)>;
 
 class PipelineExecutor {
  public:
-  /// Collective over `pipeline`, the ranks of the schedule for tensors of the context's device, which outlives this.
+  /// Collective over `pipeline`, the ranks of the schedule for tensors of the context's device, which
+  /// outlives this.
   PipelineExecutor(Schedule schedule, Group& pipeline);
 
   const Schedule& schedule() const { return schedule_; }
@@ -29,11 +32,14 @@ class PipelineExecutor {
   bool has_stage(int64_t stage) const { return rank_of(stage) == rank_; }
   int64_t num_stages() const { return static_cast<int64_t>(schedule_.rank_of_stage.size()); }
 
-  /// Every action of this rank. `shape` and `dtype` are those of what stages exchange. `sink` hears of the gradients that
-  /// the last micro-batch of each stage completes; a parameter that several stages use is told of by each.
-  void run(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward, GradientSink* sink);
+  /// Every action of this rank. `shape` and `dtype` are those of what stages exchange. `sink` hears of the
+  /// gradients that the last micro-batch of each stage completes; a parameter that several stages use is told
+  /// of by each.
+  void run(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward,
+           GradientSink* sink);
 
-  /// Forward alone of one micro-batch through all stages: the last stage's result on its rank, undefined elsewhere.
+  /// Forward alone of one micro-batch through all stages: the last stage's result on its rank, undefined
+  /// elsewhere.
   Tensor run_forward(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward);
 
  private:
@@ -41,8 +47,8 @@ class PipelineExecutor {
   struct Channel {
     int peer = 0;  // the rank at the other end; this one where both stages are here
     int tag = 0;
-    std::vector<uint16_t> order;  // micro-batches, as the maker has them
-    size_t posted = 0;           // receives
+    std::vector<uint16_t> order;                          // micro-batches, as the maker has them
+    size_t posted = 0;                                    // receives
     std::map<int64_t, std::pair<Tensor, Work>> arriving;  // by micro-batch
   };
   struct InFlight {  // a micro-batch between its forward and the end of its backward
@@ -75,7 +81,8 @@ class PipelineExecutor {
   std::unique_ptr<Group> group_;  // null with one rank
   int rank_ = 0;
   std::vector<int64_t> stages_;
-  std::vector<bool> completes_gradients_;  // by action of this rank: the last that adds to its stage's gradients
+  std::vector<bool>
+      completes_gradients_;  // by action of this rank: the last that adds to its stage's gradients
   std::map<std::pair<int64_t, Direction>, Channel> channels_;  // by the stage that makes what goes through
   std::map<std::pair<int64_t, int64_t>, InFlight> in_flight_;  // by stage and micro-batch
   std::deque<Work> sends_;

@@ -9,21 +9,24 @@
 
 namespace trireme {
 
-/// The ranks whose gradients of a parameter add up, by Parameter::gradient_sum. Null where there are no others.
+/// The ranks whose gradients of a parameter add up, by Parameter::gradient_sum. Null where there are no
+/// others.
 struct ReduceGroups {
-  Group* batch = nullptr;             // never null
+  Group* batch = nullptr;  // never null
   Group* batch_and_tensor = nullptr;
   Group* batch_and_stages = nullptr;
-  Group* kv_sharers = nullptr;        // tensor ranks that hold the same key/value head
+  Group* kv_sharers = nullptr;  // tensor ranks that hold the same key/value head
   Group& group_of(GradientSum sum) const {
-    Group* group = sum == GradientSum::batch_and_tensor ? batch_and_tensor : sum == GradientSum::batch_and_stages ? batch_and_stages : batch;
+    Group* group = sum == GradientSum::batch_and_tensor   ? batch_and_tensor
+                   : sum == GradientSum::batch_and_stages ? batch_and_stages
+                                                          : batch;
     return group ? *group : *batch;
   }
 };
 
-/// One step: begin_step(); the backward passes, the last one with this as its context's gradient sink; finish();
-/// the optimizer updates shards(); publish(). Gradients come out summed over the data axis. As ParameterHooks it is
-/// set in every context that uses the parameters.
+/// One step: begin_step(); the backward passes, the last one with this as its context's gradient sink;
+/// finish(); the optimizer updates shards(); publish(). Gradients come out summed over the data axis. As
+/// ParameterHooks it is set in every context that uses the parameters.
 class Reducer : public ParameterHooks, public GradientSink {
  public:
   /// Gradients hold nothing from here on: the first backward pass overwrites them.

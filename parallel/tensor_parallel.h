@@ -1,6 +1,7 @@
-// TensorParallel: how the layers of a model are divided over the tensor ranks. Products whose columns are divided are
-// followed by products whose rows are (Shoeybi et al., Megatron-LM, 2019); with `sequence` the rows of activations are
-// divided between those pairs (Korthikanti et al., 2022). One rank is the special case that exchanges nothing.
+// TensorParallel: how the layers of a model are divided over the tensor ranks. Products whose columns are
+// divided are followed by products whose rows are (Shoeybi et al., Megatron-LM, 2019); with `sequence` the
+// rows of activations are divided between those pairs (Korthikanti et al., 2022). One rank is the special
+// case that exchanges nothing.
 #pragma once
 
 #include "comm/group.h"
@@ -12,7 +13,8 @@ class TensorParallel {
  public:
   TensorParallel() = default;  // one rank
   /// `group` outlives the layers. With `sequence`, rows are divided where no product needs them all.
-  TensorParallel(Group& group, bool sequence) : group_(group.size() > 1 ? &group : nullptr), sequence_(sequence && group_) {}
+  TensorParallel(Group& group, bool sequence)
+      : group_(group.size() > 1 ? &group : nullptr), sequence_(sequence && group_) {}
 
   int64_t size() const { return group_ ? group_->size() : 1; }
   int64_t rank() const { return group_ ? group_->rank() : 0; }

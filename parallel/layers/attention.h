@@ -1,5 +1,5 @@
-// nn::Attention: multi-head self-attention with one product for q, k and v (grouped-query when kv_heads < heads). Heads
-// are divided over the tensor ranks, tokens over the context ranks.
+// nn::Attention: multi-head self-attention with one product for q, k and v (grouped-query when kv_heads <
+// heads). Heads are divided over the tensor ranks, tokens over the context ranks.
 #pragma once
 
 #include "core/nn/linear.h"
@@ -27,16 +27,20 @@ class Attention : public Module {
         config_(config),
         layout_(layout),
         split_(split_heads(config.heads, config.kv_heads, layout.tensor.size(), layout.tensor.rank())),
-        qkv_(this, "qkv", config.width, (config.heads + 2 * config.kv_heads) * head_dim(), config.bias, config.init,
-             layout.tensor.size() == 1 ? Placement() : qkv_placement(split_, config.heads, config.kv_heads, head_dim())),
+        qkv_(this, "qkv", config.width, (config.heads + 2 * config.kv_heads) * head_dim(), config.bias,
+             config.init,
+             layout.tensor.size() == 1 ? Placement()
+                                       : qkv_placement(split_, config.heads, config.kv_heads, head_dim())),
         proj_(this, "proj", config.width, config.width, config.bias, config.proj_init,
               layout.tensor.size() == 1 ? Placement()
-                                 : Placement::split(1, config.width, split_.q.begin * head_dim(), split_.q.end * head_dim())) {}
+                                        : Placement::split(1, config.width, split_.q.begin * head_dim(),
+                                                           split_.q.end * head_dim())) {}
 
-  /// x [B*T, C] -> this rank's part of the sum [B*T, C] over the tensor ranks (see TensorParallel::leave). With `cache`,
-  /// the new tokens attend to the cached ones too and are added to it.
+  /// x [B*T, C] -> this rank's part of the sum [B*T, C] over the tensor ranks (see TensorParallel::leave).
+  /// With `cache`, the new tokens attend to the cached ones too and are added to it.
   Tensor operator()(Context& ctx, const Tensor& x, int64_t batch, KvCache* cache = nullptr) {
-    const AttentionShape shape{batch, x.dim(0) / batch, split_.q.end - split_.q.begin, kv_heads(), head_dim(), config_.causal};
+    const AttentionShape shape{batch,      x.dim(0) / batch, split_.q.end - split_.q.begin,
+                               kv_heads(), head_dim(),       config_.causal};
     const Tensor qkv = qkv_(ctx, x);
     return proj_(ctx, attend(ctx, qkv, shape, cache), layout_.tensor.is_first());
   }
@@ -45,8 +49,10 @@ class Attention : public Module {
 
  private:
   Tensor attend(Context& ctx, const Tensor& qkv, const AttentionShape& shape, KvCache* cache) const {
-    if (cache) return attention_cached(ctx, qkv, shape, *cache);  // each context rank holds the whole text then
-    return layout_.context_size() > 1 ? ring_attention(ctx, qkv, shape, *layout_.context) : attention(ctx, qkv, shape);
+    if (cache)
+      return attention_cached(ctx, qkv, shape, *cache);  // each context rank holds the whole text then
+    return layout_.context_size() > 1 ? ring_attention(ctx, qkv, shape, *layout_.context)
+                                      : attention(ctx, qkv, shape);
   }
 
   AttentionConfig config_;

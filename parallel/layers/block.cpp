@@ -13,8 +13,8 @@ Block::Block(Module* parent, std::string name, const BlockConfig& config, const 
       attn_(this, "attn", config.attention, layout),
       ln_2_(this, "ln_2", config.attention.width, config.attention.bias),
       mlp_(this, "mlp",
-           {config.attention.width, config.hidden, config.attention.bias, config.attention.init, config.attention.proj_init,
-            config.recompute == Recompute::selective},
+           {config.attention.width, config.hidden, config.attention.bias, config.attention.init,
+            config.attention.proj_init, config.recompute == Recompute::selective},
            layout) {
   if (tensor_.sequence())  // each rank norms its own rows
     for (const Module* norm : {static_cast<Module*>(&ln_1_), static_cast<Module*>(&ln_2_)})

@@ -1,5 +1,5 @@
-// nn::Block: one pre-norm transformer block on a residual stream whose last addition is still pending, so that
-// each addition is fused with the norm that follows it.
+// nn::Block: one pre-norm transformer block on a residual stream whose last addition is still pending, so
+// that each addition is fused with the norm that follows it.
 #pragma once
 
 #include "core/nn/layer_norm.h"
@@ -8,8 +8,8 @@
 
 namespace trireme::nn {
 
-/// The residual stream is x + delta; `delta` may be undefined (nothing pending). N rows: B*T, or this tensor rank's part
-/// of them.
+/// The residual stream is x + delta; `delta` may be undefined (nothing pending). N rows: B*T, or this tensor
+/// rank's part of them.
 struct Residual {
   Tensor x;      // [N, C]
   Tensor delta;  // [N, C]

@@ -19,8 +19,8 @@ inline Part even_part(int64_t n, int64_t parts, int64_t index) {
   return {begin, begin + small + (index < larger ? 1 : 0)};
 }
 
-/// The same in multiples of a power of two, up to 64, as matrix products like their sizes; as large a one as leaves each
-/// part four blocks, else 1. The last part takes what is no whole block.
+/// The same in multiples of a power of two, up to 64, as matrix products like their sizes; as large a one as
+/// leaves each part four blocks, else 1. The last part takes what is no whole block.
 inline Part split_in_blocks(int64_t n, int64_t parts, int64_t index) {
   int64_t block = 64;
   while (block > 1 && n / block < 4 * parts) block /= 2;

@@ -14,9 +14,10 @@ HeadSplit split_heads(int64_t heads, int64_t kv_heads, int64_t ranks, int64_t ra
   }
   const int64_t most_sharers = (ranks + kv_heads - 1) / kv_heads;
   if (queries < most_sharers)
-    throw ConfigError(fmt::format("parallel.tensor = {}: model.heads = {} with model.kv_heads = {} do not give each rank a head; "
-                                  "set parallel.tensor to {} or less",
-                                  ranks, heads, kv_heads, kv_heads * queries));
+    throw ConfigError(fmt::format(
+        "parallel.tensor = {}: model.heads = {} with model.kv_heads = {} do not give each rank a head; "
+        "set parallel.tensor to {} or less",
+        ranks, heads, kv_heads, kv_heads * queries));
   for (int64_t head = 0;; ++head) {
     const Part sharers = even_part(ranks, kv_heads, head);
     if (rank >= sharers.end) continue;
@@ -28,7 +29,8 @@ HeadSplit split_heads(int64_t heads, int64_t kv_heads, int64_t ranks, int64_t ra
 
 Placement qkv_placement(const HeadSplit& split, int64_t heads, int64_t kv_heads, int64_t head_dim) {
   const auto rows = [&](int64_t first_head, const Part& part, bool primary, bool shared) {
-    return Placement::Range{(first_head + part.begin) * head_dim, (first_head + part.end) * head_dim, primary, shared};
+    return Placement::Range{(first_head + part.begin) * head_dim, (first_head + part.end) * head_dim, primary,
+                            shared};
   };
   Placement placement;
   placement.dim = 0;

@@ -24,11 +24,13 @@ class Mlp : public Module {
         config_(config),
         tensor_(layout.tensor),
         up_(this, "up", config.width, config.hidden, config.bias, config.init, hidden_placement(0)),
-        down_(this, "down", config.hidden, config.width, config.bias, config.down_init, hidden_placement(1)) {}
+        down_(this, "down", config.hidden, config.width, config.bias, config.down_init, hidden_placement(1)) {
+  }
 
   /// x [N, C] -> this rank's part of the sum [N, C] over the tensor ranks (see TensorParallel::leave).
   Tensor operator()(Context& ctx, const Tensor& x) {
-    return mlp(ctx, x, {up_.weight(), up_.bias(), down_.weight(), down_.bias(), tensor_.is_first()}, config_.recompute_gelu);
+    return mlp(ctx, x, {up_.weight(), up_.bias(), down_.weight(), down_.bias(), tensor_.is_first()},
+               config_.recompute_gelu);
   }
 
  private:

@@ -1,4 +1,5 @@
-// CheckpointRequest: one signal that reaches ranks at different steps asks for one checkpoint, and no signal is lost.
+// CheckpointRequest: one signal that reaches ranks at different steps asks for one checkpoint, and no signal
+// is lost.
 #include "launcher/checkpoint_request.h"
 
 #include <gtest/gtest.h>

@@ -1,5 +1,6 @@
-// Every layout of ranks trains the same model: 20 steps with dropout on one rank, and on mixes of data, tensor, sequence,
-// pipeline and context ranks as threads, end with the same weights. Runs go on from one layout to another.
+// Every layout of ranks trains the same model: 20 steps with dropout on one rank, and on mixes of data,
+// tensor, sequence, pipeline and context ranks as threads, end with the same weights. Runs go on from one
+// layout to another.
 #include <gmock/gmock.h>
 #include <unistd.h>
 
@@ -26,7 +27,9 @@ struct Layout {
   ParallelConfig parallel;
   const char* model;  // which of models()
 };
-std::ostream& operator<<(std::ostream& out, const Layout& layout) { return out << layout.name; }
+std::ostream& operator<<(std::ostream& out, const Layout& layout) {
+  return out << layout.name;
+}
 
 /// Sizes that hardly anything divides: 5 blocks, 6 heads, a vocabulary of 90 in 96 rows.
 ModelConfig uneven_model(const std::string& kind) {
@@ -34,7 +37,8 @@ ModelConfig uneven_model(const std::string& kind) {
   m.layers = 5, m.heads = 6, m.width = 48, m.context = 32, m.vocab = 96, m.true_vocab = 90;
   m.ffn = 190;
   m.dropout = 0.1;
-  if (kind == "untied") m.tied = false, m.kv_heads = 2;  // fewer key/value heads than some layouts have tensor ranks
+  if (kind == "untied")
+    m.tied = false, m.kv_heads = 2;  // fewer key/value heads than some layouts have tensor ranks
   if (kind == "recompute") m.recompute = "full";
   return m;
 }
@@ -53,7 +57,8 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
     for (const char* name : {"train.bin", "valid.bin"}) {
       std::ofstream out(folder() / name, std::ios::binary);
       out.write(reinterpret_cast<const char*>(header.data()), 1024);
-      out.write(reinterpret_cast<const char*>(tokens.data()), static_cast<std::streamsize>(2 * tokens.size()));
+      out.write(reinterpret_cast<const char*>(tokens.data()),
+                static_cast<std::streamsize>(2 * tokens.size()));
     }
   }
   static void TearDownTestSuite() { fs::remove_all(folder()); }
@@ -69,7 +74,8 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
     c.data.valid = {{(folder() / "valid.bin").string(), 1.0}};
     c.batch.global = 16, c.batch.micro = 2;
     c.optim.lr = 2e-3;
-    c.optim.eps = 1e-4;  // gradients that are only rounding, as that of the bias of keys, must not be blown up
+    c.optim.eps =
+        1e-4;  // gradients that are only rounding, as that of the bias of keys, must not be blown up
     c.optim.schedule = {"cosine", 3, 0.1, 0};
     c.run.steps = kSteps;
     c.run.eval_every = 0;
@@ -124,8 +130,10 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
 
   static void expect_same(const Outcome& a, const Outcome& b, size_t first_step = 0) {
     for (size_t i = 0; i < a.losses.size(); ++i) {
-      EXPECT_NEAR(a.losses[i], b.losses[i + first_step], 1e-5 * b.losses[i + first_step]) << "step " << i + 1 + first_step;
-      EXPECT_NEAR(a.norms[i], b.norms[i + first_step], 1e-4 * b.norms[i + first_step]) << "step " << i + 1 + first_step;
+      EXPECT_NEAR(a.losses[i], b.losses[i + first_step], 1e-5 * b.losses[i + first_step])
+          << "step " << i + 1 + first_step;
+      EXPECT_NEAR(a.norms[i], b.norms[i + first_step], 1e-4 * b.norms[i + first_step])
+          << "step " << i + 1 + first_step;
     }
     ASSERT_EQ(a.weights.size(), b.weights.size());
     for (const auto& [name, expected] : b.weights) {
@@ -137,7 +145,8 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
         difference += std::pow(static_cast<double>(found[i]) - expected[i], 2);
         norm += std::pow(static_cast<double>(expected[i]), 2);
       }
-      EXPECT_LT(std::sqrt(difference), 1e-5 * std::sqrt(norm)) << name << ": relative difference of the final weights";
+      EXPECT_LT(std::sqrt(difference), 1e-5 * std::sqrt(norm))
+          << name << ": relative difference of the final weights";
     }
   }
 };
@@ -170,17 +179,29 @@ const Layout kLayouts[] = {
     {"context2", 2, {.context = 2}, "tied"},
     {"context4", 4, {.context = 4}, "untied"},
     {"data2_tensor2", 4, {.tensor = 2}, "tied"},
-    {"data2_sequence2_pipeline2", 8, {.pipeline = 2, .tensor = 2, .sequence = true, .schedule = "zb-h1"}, "tied"},
+    {"data2_sequence2_pipeline2",
+     8,
+     {.pipeline = 2, .tensor = 2, .sequence = true, .schedule = "zb-h1"},
+     "tied"},
     {"data2_pipeline3", 6, {.pipeline = 3, .schedule = "1f1b"}, "tied"},
     {"tensor2_zb_v2_data2", 8, {.pipeline = 2, .tensor = 2, .schedule = "zb-v"}, "tied"},
     {"context2_tensor2_sequence", 4, {.context = 2, .tensor = 2, .sequence = true}, "untied"},
     {"context2_pipeline2_data2", 8, {.context = 2, .pipeline = 2, .schedule = "gpipe"}, "tied"},
-    {"context2_pipeline2_sequence2", 8, {.context = 2, .pipeline = 2, .tensor = 2, .sequence = true, .schedule = "interleaved"}, "recompute"},
-    {"other_order", 8,
-     {.pipeline = 2, .tensor = 2, .order = {"tensor", "pipeline", "expert", "context", "data"}, .sequence = true, .schedule = "1f1b"},
+    {"context2_pipeline2_sequence2",
+     8,
+     {.context = 2, .pipeline = 2, .tensor = 2, .sequence = true, .schedule = "interleaved"},
+     "recompute"},
+    {"other_order",
+     8,
+     {.pipeline = 2,
+      .tensor = 2,
+      .order = {"tensor", "pipeline", "expert", "context", "data"},
+      .sequence = true,
+      .schedule = "1f1b"},
      "untied"},
 };
-INSTANTIATE_TEST_SUITE_P(All, LayoutTest, ::testing::ValuesIn(kLayouts), [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(All, LayoutTest, ::testing::ValuesIn(kLayouts),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 TEST_F(LayoutTest, ARunGoesOnInAnotherLayout) {
   const std::vector<std::pair<int, ParallelConfig>> chain{

@@ -1,5 +1,5 @@
-// Exchanges of activations: what forward and backward send, that they agree with sums made by hand, and that the weights'
-// gradients are computed while a sum is under way.
+// Exchanges of activations: what forward and backward send, that they agree with sums made by hand, and that
+// the weights' gradients are computed while a sum is under way.
 #include "parallel/exchange.h"
 
 #include <gmock/gmock.h>
@@ -45,7 +45,8 @@ std::pair<Tensor, Tensor> both_ways(Context ctx, const Tensor& x, const Tensor& 
 TEST(ExchangeTest, CopyIsSummedBack) {
   on_ranks([](Group& world, const Context& ctx) {
     const auto r = static_cast<float>(world.rank());
-    const auto [y, dx] = both_ways(ctx, rows(ctx, 1, 5), rows(ctx, 1, r), [&](Context& c, const Tensor& x) { return copy_to_ranks(c, x, world); });
+    const auto [y, dx] = both_ways(ctx, rows(ctx, 1, 5), rows(ctx, 1, r),
+                                   [&](Context& c, const Tensor& x) { return copy_to_ranks(c, x, world); });
     EXPECT_THAT(y.span<float>(), ElementsAre(5, 6));
     EXPECT_THAT(dx.span<float>(), ElementsAre(3, 6));
   });
@@ -55,7 +56,8 @@ TEST(ExchangeTest, SumIsCopiedBack) {
   on_ranks([](Group& world, const Context& ctx) {
     const auto r = static_cast<float>(world.rank());
     const Tensor x = rows(ctx, 1, r);
-    const auto [y, dx] = both_ways(ctx, x, rows(ctx, 1, 7), [&](Context& c, const Tensor& t) { return sum_of_ranks(c, t, world); });
+    const auto [y, dx] = both_ways(ctx, x, rows(ctx, 1, 7),
+                                   [&](Context& c, const Tensor& t) { return sum_of_ranks(c, t, world); });
     EXPECT_THAT(y.span<float>(), ElementsAre(3, 6));
     EXPECT_THAT(dx.span<float>(), ElementsAre(7, 8));
     EXPECT_THAT(x.span<float>(), ElementsAre(r, r + 1)) << "the input is not written to";
@@ -65,7 +67,8 @@ TEST(ExchangeTest, SumIsCopiedBack) {
 TEST(ExchangeTest, GatheredRowsAreScatteredBack) {
   on_ranks([](Group& world, const Context& ctx) {
     const auto r = static_cast<float>(world.rank());
-    const auto [y, dx] = both_ways(ctx, rows(ctx, 1, 10 * r), rows(ctx, kRanks, 0), [&](Context& c, const Tensor& x) { return gather_rows(c, x, world); });
+    const auto [y, dx] = both_ways(ctx, rows(ctx, 1, 10 * r), rows(ctx, kRanks, 0),
+                                   [&](Context& c, const Tensor& x) { return gather_rows(c, x, world); });
     EXPECT_THAT(y.span<float>(), ElementsAre(0, 1, 10, 11, 20, 21));
     EXPECT_THAT(dx.span<float>(), ElementsAre(kRanks * 2 * r, kRanks * (2 * r + 1)));
   });
@@ -74,7 +77,8 @@ TEST(ExchangeTest, GatheredRowsAreScatteredBack) {
 TEST(ExchangeTest, ScatteredSumIsGatheredBack) {
   on_ranks([](Group& world, const Context& ctx) {
     const auto r = static_cast<float>(world.rank());
-    const auto [y, dx] = both_ways(ctx, rows(ctx, kRanks, 0), rows(ctx, 1, 10 * r), [&](Context& c, const Tensor& x) { return scatter_sum(c, x, world); });
+    const auto [y, dx] = both_ways(ctx, rows(ctx, kRanks, 0), rows(ctx, 1, 10 * r),
+                                   [&](Context& c, const Tensor& x) { return scatter_sum(c, x, world); });
     EXPECT_THAT(y.span<float>(), ElementsAre(kRanks * 2 * r, kRanks * (2 * r + 1)));
     EXPECT_THAT(dx.span<float>(), ElementsAre(0, 1, 10, 11, 20, 21));
   });
@@ -92,7 +96,9 @@ class Noted : public Op {
  public:
   explicit Noted(std::vector<std::string>& events) : events_(events) {}
   std::string_view name() const override { return "noted"; }
-  Tensors forward(Context&, std::span<const Tensor> inputs, Saved&) const override { return {inputs[0].detach()}; }
+  Tensors forward(Context&, std::span<const Tensor> inputs, Saved&) const override {
+    return {inputs[0].detach()};
+  }
   bool begins_input() const override { return true; }
   Tensors backward_input(Context&, Saved&, Tensors dout) const override {
     events_.push_back("begin");
@@ -107,7 +113,12 @@ class Noted : public Op {
 TEST(ExchangeTest, WeightsGradientIsComputedWhileTheSumIsUnderWay) {
   Engine engine(make_cpu_backend(1));
   Context ctx = engine.context();
-  Parameter w{.name = "w", .shape = {2, 2}, .placement = {}, .init = Init::ones(), .data = ctx.zeros({2, 2}), .grad = ctx.zeros({2, 2})};
+  Parameter w{.name = "w",
+              .shape = {2, 2},
+              .placement = {},
+              .init = Init::ones(),
+              .data = ctx.zeros({2, 2}),
+              .grad = ctx.zeros({2, 2})};
   Sequence sequence;
   Tape tape;
   ctx.tape = &tape;

@@ -12,7 +12,8 @@ using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
 TEST(HeadSplit, EveryHeadOnceWithItsKeys) {
-  for (const auto& [heads, kv_heads] : std::vector<std::pair<int64_t, int64_t>>{{6, 6}, {6, 3}, {6, 2}, {12, 4}, {7, 1}, {8, 8}})
+  for (const auto& [heads, kv_heads] :
+       std::vector<std::pair<int64_t, int64_t>>{{6, 6}, {6, 3}, {6, 2}, {12, 4}, {7, 1}, {8, 8}})
     for (int64_t ranks = 1; ranks <= heads; ++ranks) {
       std::vector<int> owners(static_cast<size_t>(heads)), kv_primaries(static_cast<size_t>(kv_heads));
       const int64_t queries = heads / kv_heads;
@@ -36,7 +37,8 @@ TEST(HeadSplit, EveryHeadOnceWithItsKeys) {
 }
 
 TEST(HeadSplit, MoreRanksThanHeadsAreRefused) {
-  EXPECT_THAT([] { split_heads(6, 2, 7, 0); }, ThrowsMessage<ConfigError>(HasSubstr("set parallel.tensor to 6 or less")));
+  EXPECT_THAT([] { split_heads(6, 2, 7, 0); },
+              ThrowsMessage<ConfigError>(HasSubstr("set parallel.tensor to 6 or less")));
 }
 
 TEST(HeadSplit, RowsOfTheFusedProduct) {

@@ -1,5 +1,5 @@
-// Ranks wait as little as their schedule allows: passes that take a fixed time (they sleep, so that ranks need no core of their own)
-// leave as much idle time as the simulation of the schedule has.
+// Ranks wait as little as their schedule allows: passes that take a fixed time (they sleep, so that ranks
+// need no core of their own) leave as much idle time as the simulation of the schedule has.
 #include <gtest/gtest.h>
 
 #include <mutex>
@@ -67,7 +67,8 @@ Timeline measure(const Schedule& schedule) {
     const std::lock_guard lock(mutex);
     for (const Tracer::Span& span : tracer.spans())
       if (const auto action = parse_action(span.name))
-        actions.push_back({world.rank(), *action, static_cast<double>(span.begin_us), static_cast<double>(span.end_us)});
+        actions.push_back(
+            {world.rank(), *action, static_cast<double>(span.begin_us), static_cast<double>(span.end_us)});
   });
   return make_timeline(std::move(actions), kRanks);
 }
@@ -92,7 +93,8 @@ TEST_P(PipelineTimingTest, IdleTimeIsThatOfTheSchedule) {
   EXPECT_LT(best, 0.1) << name << ": simulated idle share " << expected;
 }
 
-INSTANTIATE_TEST_SUITE_P(Schedules, PipelineTimingTest, ::testing::Values("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v"),
+INSTANTIATE_TEST_SUITE_P(Schedules, PipelineTimingTest,
+                         ::testing::Values("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::erase(name, '-');
