@@ -24,8 +24,7 @@ int64_t optimizer_values(const Config& config) {
 
 /// "embedding, blocks 0-5" of stage `stage`.
 std::string describe_stage(const ParallelPlan& plan, int64_t stage, int64_t layers) {
-  const int64_t begin = plan.first_unit[static_cast<size_t>(stage)],
-                end = plan.first_unit[static_cast<size_t>(stage) + 1];
+  const auto [begin, end] = plan.units_of(stage);
   std::string text;
   const auto add = [&](const std::string& part) { text += (text.empty() ? "" : ", ") + part; };
   if (begin == 0) add("embedding");
@@ -39,7 +38,7 @@ std::string describe_stage(const ParallelPlan& plan, int64_t stage, int64_t laye
 std::string describe_stages(const ParallelPlan& plan, int64_t pipeline_rank, int64_t layers) {
   std::string text;
   for (int64_t stage = 0; stage < plan.num_stages(); ++stage) {
-    if (plan.schedule.rank_of_stage[static_cast<size_t>(stage)] != pipeline_rank) continue;
+    if (plan.rank_of(stage) != pipeline_rank) continue;
     const std::string units = describe_stage(plan, stage, layers);
     text += plan.num_stages() == 1 ? units : fmt::format("{}{}: {}", text.empty() ? "" : "; ", stage, units);
   }

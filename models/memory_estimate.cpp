@@ -64,9 +64,9 @@ MemoryNeeds estimate_memory(const ModelConfig& m, const ParallelPlan& plan, bool
   double parameters = 0.0, saved = 0.0, working = 0.0;
   bool has_table = false;
   for (int64_t stage = 0; stage < plan.num_stages(); ++stage) {
-    if (plan.schedule.rank_of_stage[static_cast<size_t>(stage)] != pipeline_rank) continue;
-    for (int64_t unit = plan.first_unit[static_cast<size_t>(stage)];
-         unit < plan.first_unit[static_cast<size_t>(stage) + 1]; ++unit) {
+    if (plan.rank_of(stage) != pipeline_rank) continue;
+    const UnitRange units = plan.units_of(stage);
+    for (int64_t unit = units.begin; unit < units.end; ++unit) {
       const UnitSizes sizes = unit_sizes(m, unit, tensor, rows, rows_between);
       const bool table = unit == 0 || unit > m.layers;
       parameters += sizes.parameters;

@@ -31,6 +31,11 @@ ModelLayout layout_of(const ParallelConfig& parallel, Mesh& mesh, bool training)
   return layout;
 }
 
+/// The residual stream as one tensor, which is what is sent.
+Tensor settled(Context& ctx, const nn::Residual& stream) {
+  return stream.delta.defined() ? add(ctx, stream.x, stream.delta) : stream.x;
+}
+
 }  // namespace
 
 ParallelModel::ParallelModel(const ModelConfig& config, const ParallelConfig& parallel, ParallelPlan plan,
@@ -41,8 +46,8 @@ ParallelModel::ParallelModel(const ModelConfig& config, const ParallelConfig& pa
       pipeline_(mesh.group(Axis::pipeline)) {
   for (const int64_t stage : executor_->stages()) {
     has_last_stage_ = has_last_stage_ || stage + 1 == plan_.num_stages();
-    for (Parameter* p : model_->unit_parameters(plan_.first_unit[static_cast<size_t>(stage)],
-                                                plan_.first_unit[static_cast<size_t>(stage) + 1]))
+    const UnitRange units = plan_.units_of(stage);
+    for (Parameter* p : model_->unit_parameters(units.begin, units.end))
       if (++uses_[p] == 1) parameters_.push_back(p);
   }
   find_shared_parameters();
@@ -54,9 +59,9 @@ ParallelModel::ParallelModel(const ModelConfig& config, const ParallelConfig& pa
 void ParallelModel::find_shared_parameters() {
   std::unordered_map<Parameter*, std::vector<int64_t>> users;  // pipeline ranks
   for (int64_t stage = 0; stage < plan_.num_stages(); ++stage) {
-    const int64_t rank = plan_.schedule.rank_of_stage[static_cast<size_t>(stage)];
-    for (Parameter* p : model_->unit_parameters(plan_.first_unit[static_cast<size_t>(stage)],
-                                                plan_.first_unit[static_cast<size_t>(stage) + 1])) {
+    const int64_t rank = plan_.rank_of(stage);
+    const UnitRange units = plan_.units_of(stage);
+    for (Parameter* p : model_->unit_parameters(units.begin, units.end)) {
       std::vector<int64_t>& ranks = users[p];
       if (std::ranges::find(ranks, rank) == ranks.end()) ranks.push_back(rank);
     }
@@ -117,13 +122,10 @@ DType ParallelModel::activation_dtype() const {
 
 Tensor ParallelModel::run_stage(Context& ctx, int64_t stage, const Tensor& received,
                                 const MicroBatch& batch) const {
-  const int64_t begin = plan_.first_unit[static_cast<size_t>(stage)],
-                end = plan_.first_unit[static_cast<size_t>(stage) + 1];
-  Activation in;
-  in.stream.x = received;
-  Activation out = model_->run(ctx, begin, end, std::move(in), batch);
-  if (stage + 1 == plan_.num_stages()) return out.loss;
-  return out.stream.delta.defined() ? add(ctx, out.stream.x, out.stream.delta) : out.stream.x;
+  const UnitRange units = plan_.units_of(stage);
+  Activation out =
+      model_->run(ctx, units.begin, units.end, {.stream = {received, {}}, .loss = {}, .logits = {}}, batch);
+  return stage + 1 == plan_.num_stages() ? out.loss : settled(ctx, out.stream);
 }
 
 void ParallelModel::train(const Context& outer, const std::function<MicroBatch(int64_t)>& batch_of,
@@ -154,19 +156,16 @@ Tensor ParallelModel::loss(const Context& ctx, const MicroBatch& batch) {
 
 Tensor ParallelModel::next_logits(Context& outer, const Tensor& tokens, GenerationCache& cache) {
   const auto forward = [&](Context& ctx, int64_t stage, int64_t, const Tensor& received) {
-    Activation in;
-    in.stream.x = received;
-    Activation out =
-        model_->run_cached(ctx, plan_.first_unit[static_cast<size_t>(stage)],
-                           plan_.first_unit[static_cast<size_t>(stage) + 1], std::move(in), tokens, cache);
-    if (stage + 1 == plan_.num_stages()) return out.logits;
-    return out.stream.delta.defined() ? add(ctx, out.stream.x, out.stream.delta) : out.stream.x;
+    const UnitRange units = plan_.units_of(stage);
+    Activation out = model_->run_cached(ctx, units.begin, units.end,
+                                        {.stream = {received, {}}, .loss = {}, .logits = {}}, tokens, cache);
+    return stage + 1 == plan_.num_stages() ? out.logits : settled(ctx, out.stream);
   };
   const Shape shape{tokens.numel(), model_->config().width};
   Tensor logits = executor_->run_forward(outer, shape, activation_dtype(), forward);
   if (pipeline_.size() == 1) return logits;
   if (!has_last_stage_) logits = outer.empty({tokens.dim(0), model_->config().vocab});
-  pipeline_.broadcast(logits, plan_.schedule.rank_of_stage.back(), "logits", outer.stream)
+  pipeline_.broadcast(logits, static_cast<int>(plan_.rank_of(plan_.num_stages() - 1)), "logits", outer.stream)
       .wait(*outer.stream);
   return logits;
 }

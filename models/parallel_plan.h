@@ -10,12 +10,21 @@
 
 namespace trireme {
 
+/// The units [begin, end) of a model.
+struct UnitRange {
+  int64_t begin, end;
+};
+
 struct ParallelPlan {
   MeshShape mesh;
   Schedule schedule;
   std::vector<int64_t> first_unit;  // of each stage, then the number of units: [num_stages + 1]
 
   int64_t num_stages() const { return static_cast<int64_t>(schedule.rank_of_stage.size()); }
+  int64_t rank_of(int64_t stage) const { return schedule.rank_of_stage[static_cast<size_t>(stage)]; }
+  UnitRange units_of(int64_t stage) const {
+    return {first_unit[static_cast<size_t>(stage)], first_unit[static_cast<size_t>(stage) + 1]};
+  }
 };
 
 /// What a step gives each rank: the plan depends on it.
