@@ -48,6 +48,7 @@ struct FullWeights {
   float* weights;
   Low* rounded;
 
+  static constexpr int kBlocksOfSm = 6;  // as many as 40 registers a thread leave room for
   struct Draw {};
   __device__ Pack<float> load(int64_t i) const { return load_pack_once(weights + i); }
   __device__ float load_one(int64_t i) const { return weights[i]; }
@@ -74,6 +75,7 @@ struct RandomlyRoundedWeights {
   const RunPlace* places;  // of the runs
   const int64_t* applied_steps;
 
+  static constexpr int kBlocksOfSm = 4;  // 64 registers
   /// The block of random numbers that the last element took its own from: neighbours share it.
   struct Draw {
     uint64_t key = 0;
@@ -187,9 +189,9 @@ void flat_update(Context& ctx, const char* name, FlatUpdate& update, const Tenso
     aligned = aligned && is_aligned(p.slots[i++]);
   }
   TRIREME_ASSERT(aligned && (!low.defined() || reinterpret_cast<uintptr_t>(low.raw()) % 8 == 0), "a shard must begin on 16 bytes");
-  const int blocks = grid_size(p.n, 4 * kUpdateThreads, 132 * 6);  // as many as 40 registers a thread leave room for
   const auto stream = raw_stream(ctx);
-  const auto launch = [&](const auto& weights) {
+  const auto launch = [&]<class Weights>(const Weights& weights) {
+    const int blocks = grid_size(p.n, 4 * kUpdateThreads, 132 * Weights::kBlocksOfSm);
     flat_update_kernel<<<blocks, kUpdateThreads, 0, stream>>>(p, weights, rule);
   };
   const auto keep_full = [&]<class Low>(Low* rounded) { launch(FullWeights<Low>{elements<float>(update.weights), rounded}); };
