@@ -41,6 +41,17 @@ void update_range(float* weights, Low* rounded, const float* grad, int64_t begin
   }
 }
 
+/// bits[k] = the rounding bits of element first + k of the global array. `first` begins a block.
+inline void fill_whole_blocks(const RandomStream& stream, int64_t first, std::span<uint16_t, kRoundedOfBlock * kPhiloxLanes> bits) {
+  PhiloxLanes words;
+  philox_lanes(stream.key, static_cast<uint64_t>(first / kRoundedOfBlock), stream.counter_high, words);
+  for (size_t block = 0; block < kPhiloxLanes; ++block)
+    for (size_t w = 0; w < 4; ++w) {  // as rounding_bits() has them
+      bits[8 * block + 2 * w] = static_cast<uint16_t>(words[w][block]);
+      bits[8 * block + 2 * w + 1] = static_cast<uint16_t>(words[w][block] >> 16);
+    }
+}
+
 /// bits[k] = the rounding bits of element begin + k of the shard.
 inline void fill_rounding_bits(const RunPlace& place, const RandomStream& stream, int64_t begin, std::span<uint16_t> bits) {
   const auto n = static_cast<int64_t>(bits.size());
@@ -48,6 +59,12 @@ inline void fill_rounding_bits(const RunPlace& place, const RandomStream& stream
     const int64_t first = place.element(begin + k), row_left = place.length - (begin + k - place.origin) % place.length;
     const int64_t last = first + std::min(row_left, n - k);
     for (int64_t e = first; e < last;) {
+      constexpr int64_t kWhole = kRoundedOfBlock * static_cast<int64_t>(kPhiloxLanes);
+      if (e % kRoundedOfBlock == 0 && last - e >= kWhole) {
+        fill_whole_blocks(stream, e, bits.subspan(static_cast<size_t>(k)).first<kWhole>());
+        e += kWhole, k += kWhole;
+        continue;
+      }
       const auto block = stream.block(static_cast<uint64_t>(e / kRoundedOfBlock));
       const int64_t block_end = std::min(last, (e / kRoundedOfBlock + 1) * kRoundedOfBlock);
       for (; e < block_end; ++e) bits[static_cast<size_t>(k++)] = static_cast<uint16_t>(rounding_bits(block, e));
