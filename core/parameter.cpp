@@ -24,11 +24,7 @@ void init_range(const Init& init, const RandomStream& stream, int64_t begin, std
   }
 }
 
-/// `count` runs of `length` neighbours of the global array, which are neighbours here too.
-struct PlacedRun {
-  int64_t global, local, length;  // elements; where the first run begins
-  int64_t count, global_stride, local_stride;
-};
+}  // namespace
 
 std::vector<PlacedRun> placed_runs(const Parameter& parameter) {
   const Placement& p = parameter.placement;
@@ -46,8 +42,6 @@ std::vector<PlacedRun> placed_runs(const Parameter& parameter) {
   }
   return runs;
 }
-
-}  // namespace
 
 void init_values(const Parameter& parameter, uint64_t seed, std::span<float> values) {
   const Init& init = parameter.init;

@@ -73,6 +73,14 @@ struct Parameter {
   }
 };
 
+/// `count` runs of `length` neighbours of the global array, which are neighbours here too.
+struct PlacedRun {
+  int64_t global, local, length;  // elements; where the first run begins
+  int64_t count, global_stride, local_stride;
+};
+/// Which elements of the global array the local one has: all of it, a PlacedRun for each of the placement's ranges.
+std::vector<PlacedRun> placed_runs(const Parameter& parameter);
+
 /// Fills host memory `values` (the local part, row-major) as `parameter.init` says.
 void init_values(const Parameter& parameter, uint64_t seed, std::span<float> values);
 

@@ -10,24 +10,45 @@
 
 namespace trireme {
 
+/// One of Philox's ten rounds, of the counter's words c with the key's words k.
+constexpr void philox_round(uint32_t& c0, uint32_t& c1, uint32_t& c2, uint32_t& c3, uint32_t k0, uint32_t k1) {
+  const uint64_t p0 = uint64_t{0xD2511F53u} * c0;
+  const uint64_t p1 = uint64_t{0xCD9E8D57u} * c2;
+  c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
+  c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
+  c1 = static_cast<uint32_t>(p1);
+  c3 = static_cast<uint32_t>(p0);
+}
+inline constexpr uint32_t kPhiloxKeyStep0 = 0x9E3779B9u, kPhiloxKeyStep1 = 0xBB67AE85u;  // added after each round
+
 /// Four 32-bit numbers for one counter.
 constexpr std::array<uint32_t, 4> philox(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
   uint32_t c0 = static_cast<uint32_t>(counter_low), c1 = static_cast<uint32_t>(counter_low >> 32);
   uint32_t c2 = static_cast<uint32_t>(counter_high), c3 = static_cast<uint32_t>(counter_high >> 32);
   for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t{0xD2511F53u} * c0;
-    const uint64_t p1 = uint64_t{0xCD9E8D57u} * c2;
-    const uint32_t n0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-    const uint32_t n2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-    c1 = static_cast<uint32_t>(p1);
-    c3 = static_cast<uint32_t>(p0);
-    c0 = n0;
-    c2 = n2;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    philox_round(c0, c1, c2, c3, k0, k1);
+    k0 += kPhiloxKeyStep0;
+    k1 += kPhiloxKeyStep1;
   }
   return {c0, c1, c2, c3};
+}
+
+inline constexpr size_t kPhiloxLanes = 16;
+using PhiloxLanes = std::array<std::array<uint32_t, kPhiloxLanes>, 4>;
+/// out[w][i] = word w of philox(key, counter_low + i, counter_high): many at a time, in loops that vectorise.
+inline void philox_lanes(uint64_t key, uint64_t counter_low, uint64_t counter_high, PhiloxLanes& out) {
+  auto& [c0, c1, c2, c3] = out;
+  for (size_t i = 0; i < kPhiloxLanes; ++i) {
+    c0[i] = static_cast<uint32_t>(counter_low + i), c1[i] = static_cast<uint32_t>((counter_low + i) >> 32);
+    c2[i] = static_cast<uint32_t>(counter_high), c3[i] = static_cast<uint32_t>(counter_high >> 32);
+  }
+  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+  for (int round = 0; round < 10; ++round) {
+    for (size_t i = 0; i < kPhiloxLanes; ++i) philox_round(c0[i], c1[i], c2[i], c3[i], k0, k1);
+    k0 += kPhiloxKeyStep0;
+    k1 += kPhiloxKeyStep1;
+  }
 }
 
 /// A 64-bit mix of a name: the same in every process and build (FNV-1a, then a finaliser).

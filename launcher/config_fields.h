@@ -97,6 +97,8 @@ void describe(V& v, PrecisionConfig& c) {
           one_of({"f32", "tf32", "bf16", "f16"}));
   v.field("reduce", c.reduce, "type in which ranks exchange gradients; `compute`: half the bytes with bf16 and f16, and their "
           "rounding", one_of({"f32", "compute"}));
+  v.field("master", c.master, "keep f32 copies of bf16 and f16 weights; `false`, for bf16 with adamw, sgd or lion: none, and updates "
+          "are rounded at random, up or down", any());
   v.field("loss_scale", c.loss_scale,
           "factor of the gradients until the update: `auto` (dynamic with f16), `none`, `dynamic`, or a number", any());
   v.field("initial_scale", c.initial_scale, "dynamic: the first scale", above(0));

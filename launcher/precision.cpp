@@ -35,6 +35,16 @@ LossScaleSettings loss_scale_settings(const PrecisionConfig& config) {
   return settings;
 }
 
+void check_master(const PrecisionConfig& config) {
+  if (config.master || config.compute == "bf16") return;
+  const bool f16 = config.compute == "f16";
+  throw ConfigError(fmt::format("precision.master: false rounds bf16 weights at random, and precision.compute is {}: {}; set compute "
+                                "to bf16, or master to true",
+                                config.compute,
+                                f16 ? "f16 lacks the small numbers that weights and updates reach, and its rounding is no cut of f32's bits"
+                                    : "f32 weights are their own masters, so there is no copy to leave out"));
+}
+
 void check_precision(const PrecisionConfig& config, Device device) {
   if (device.kind == DeviceKind::cpu && (config.compute == "tf32" || config.compute == "f16"))
     throw ConfigError(fmt::format("precision.compute: {} needs a GPU, and this run is on the CPU, which offers f32 and bf16; "

@@ -17,7 +17,7 @@ std::string gib(double bytes) {
 }
 
 int64_t optimizer_values(const Config& config) {
-  const bool master = compute_dtype(config.precision) != DType::f32;
+  const bool master = config.precision.master && compute_dtype(config.precision) != DType::f32;
   const int64_t moments = config.optim.kind == "adamw" ? 2 : config.optim.kind == "adafactor" ? 0 : 1;
   return moments + (master ? 1 : 0);
 }
@@ -47,6 +47,7 @@ std::string describe_stages(const ParallelPlan& plan, int64_t pipeline_rank, int
 
 void resolve(RunPlan& plan) {
   Config& config = plan.config;
+  check_master(config.precision);
   ModelConfig& model = config.model;
   const DataInfo& info = plan.data;
   if (info.vocab > 0) {

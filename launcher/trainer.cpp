@@ -95,7 +95,9 @@ void Trainer::build_model() {
   const std::span<Shard> shards = reducer_->shards();
   shards_.assign(shards.begin(), shards.end());
   ctx_.hooks = reducer_.get();
-  optimizer_ = make_optimizer(config_.optim);
+  std::optional<StochasticRounding> rounding;
+  if (!config_.precision.master) rounding = {static_cast<uint64_t>(config_.run.seed)};
+  optimizer_ = make_optimizer(config_.optim, rounding);
   guard_ = std::make_unique<UpdateGuard>(ctx_, config_.optim, loss_scale_settings(config_.precision));
   step_ = std::make_unique<TrainStep>(ctx_, TrainStepParts{*model_, *reducer_, shards_, *optimizer_, *guard_, *stats_group_},
                                       geometry_, micro_batches_, static_cast<uint64_t>(config_.run.seed),

@@ -15,8 +15,10 @@ class FlatOptimizer : public Optimizer {
   OptimizerState state() const final;
 
  protected:
+  using Rounding = std::optional<StochasticRounding>;
+
   /// `slots` names the f32 arrays that the rule keeps.
-  FlatOptimizer(const OptimConfig& config, std::vector<std::string> slots);
+  FlatOptimizer(const OptimConfig& config, std::vector<std::string> slots, Rounding rounding);
 
   /// Runs the rule's kernel over one shard; `slots` are in the order of their names.
   virtual void update(Context& ctx, FlatUpdate& shard, const Tensor& control, std::span<Tensor> slots) = 0;
@@ -26,16 +28,23 @@ class FlatOptimizer : public Optimizer {
 
  private:
   struct ShardState {
-    Tensor master;  // f32 [n]; undefined when the data is f32
+    Tensor master;  // f32 [n]; undefined when the data is f32 or rounded at random
     Tensor runs;    // i64 [R, 3]
+    Tensor places;  // i64 [R, 5]; undefined when nothing is rounded at random
     std::vector<Tensor> slots;
   };
+  FlatUpdate flat_update(const Shard& shard, const ShardState& state) const;
+
+  Rounding rounding_;
   std::vector<std::string> slot_names_;
   std::vector<ShardState> shards_;
 };
 
 /// The runs of a shard with and without weight decay, as a table on the device.
 Tensor make_decay_runs(Context& ctx, const OptimConfig& config, const Shard& shard);
+
+/// Runs as above, but one for each piece of a parameter that placed_runs() names, and their RunPlaces.
+std::pair<Tensor, Tensor> make_placed_runs(Context& ctx, const OptimConfig& config, const Shard& shard, uint64_t seed);
 
 /// An f32 copy of `data` in optimizer memory; undefined when `data` is f32 itself.
 Tensor make_master(Context& ctx, const Tensor& data);

@@ -37,11 +37,14 @@ bool decays(const OptimConfig& config, const Parameter& parameter) {
          });
 }
 
-std::unique_ptr<Optimizer> make_optimizer(const OptimConfig& config) {
+std::unique_ptr<Optimizer> make_optimizer(const OptimConfig& config, std::optional<StochasticRounding> rounding) {
   check_config(config);
-  if (config.kind == "adamw") return std::make_unique<Adamw>(config);
-  if (config.kind == "sgd") return std::make_unique<Sgd>(config);
-  if (config.kind == "lion") return std::make_unique<Lion>(config);
+  if (config.kind == "adamw") return std::make_unique<Adamw>(config, rounding);
+  if (config.kind == "sgd") return std::make_unique<Sgd>(config, rounding);
+  if (config.kind == "lion") return std::make_unique<Lion>(config, rounding);
+  if (config.kind == "adafactor" && rounding)
+    throw ConfigError("precision.master: false works with adamw, sgd and lion, and optim.kind is adafactor, which needs f32 "
+                      "master weights; set precision.master to true, or choose one of the three");
   if (config.kind == "adafactor") return std::make_unique<Adafactor>(config);
   const std::string nearest =
       nearest_name(config.kind, std::vector<std::string>{"adamw", "sgd", "lion", "adafactor"});

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "core/nn/buckets.h"
 #include "optim/optim_config.h"
 #include "optim/step_control.h"
+#include "optim/stochastic_rounding.h"
 
 namespace trireme {
 
@@ -40,8 +42,8 @@ class Optimizer {
  public:
   virtual ~Optimizer() = default;
 
-  /// Allocates zeroed state for `shards`, and f32 master weights where their data is of a lower precision,
-  /// taken from what the data holds now. Called once, after the parameters have their values. ConfigError
+  /// Allocates zeroed state for `shards`, and f32 master weights where their data is of a lower precision and not
+  /// rounded at random, taken from what the data holds now. Called once, after the parameters have their values. ConfigError
   /// when this optimizer's state can't be split as the shards are.
   virtual void attach(Context& ctx, std::span<const Shard> shards) = 0;
 
@@ -63,7 +65,9 @@ class Optimizer {
 ///   sgd        m = momentum m + g ; p -= lr m, or lr (g + momentum m) with nesterov (Sutskever et al., 2013)
 ///   lion       p -= lr sign(b1 m + (1-b1) g) ; m = b2 m + (1-b2) g (Chen et al., 2023)
 ///   adafactor  second moments factored into rows and columns (Shazeer & Stern, 2018), see AdafactorSettings
-std::unique_ptr<Optimizer> make_optimizer(const OptimConfig& config);
+/// With `rounding` there are no master weights: the data, which must be bf16, is updated in f32 and rounded at random, in
+/// the step's place of a sequence that counts applied steps. ConfigError for adafactor, which has no kernel for that.
+std::unique_ptr<Optimizer> make_optimizer(const OptimConfig& config, std::optional<StochasticRounding> rounding = {});
 
 /// Whether weight decay acts on `parameter`: Parameter::decay, unless its name contains one of
 /// config.no_decay.

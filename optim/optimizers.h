@@ -7,7 +7,8 @@ namespace trireme {
 
 class Adamw : public FlatOptimizer {
  public:
-  explicit Adamw(const OptimConfig& config) : FlatOptimizer(config, {"exp_avg", "exp_avg_sq"}) {}
+  explicit Adamw(const OptimConfig& config, Rounding rounding = {})
+      : FlatOptimizer(config, {"exp_avg", "exp_avg_sq"}, rounding) {}
 
  protected:
   void update(Context& ctx, FlatUpdate& shard, const Tensor& control, std::span<Tensor> slots) override;
@@ -15,9 +16,9 @@ class Adamw : public FlatOptimizer {
 
 class Sgd : public FlatOptimizer {
  public:
-  explicit Sgd(const OptimConfig& config)
-      : FlatOptimizer(config, config.momentum > 0.0 ? std::vector<std::string>{"momentum"}
-                                                    : std::vector<std::string>{}) {}
+  explicit Sgd(const OptimConfig& config, Rounding rounding = {})
+      : FlatOptimizer(config, config.momentum > 0.0 ? std::vector<std::string>{"momentum"} : std::vector<std::string>{},
+                      rounding) {}
 
  protected:
   void update(Context& ctx, FlatUpdate& shard, const Tensor& control, std::span<Tensor> slots) override;
@@ -25,7 +26,7 @@ class Sgd : public FlatOptimizer {
 
 class Lion : public FlatOptimizer {
  public:
-  explicit Lion(const OptimConfig& config) : FlatOptimizer(config, {"exp_avg"}) {}
+  explicit Lion(const OptimConfig& config, Rounding rounding = {}) : FlatOptimizer(config, {"exp_avg"}, rounding) {}
 
  protected:
   void update(Context& ctx, FlatUpdate& shard, const Tensor& control, std::span<Tensor> slots) override;

@@ -17,7 +17,6 @@ struct FlatPointers {
   const float* control;  // a StepControl
   const int64_t* applied_steps;
   float weight_decay;
-  float* weights;
   const float* grad;
   float* slots[kMaxSlots];
 };
@@ -38,10 +37,82 @@ __device__ inline int run_of(const FlatPointers& p, int64_t i) {
   return low;
 }
 
+template <class Low>
+struct alignas(8) Four {
+  Low v[4];
+};
+
+/// Where weights are kept: f32, and with Low a type a rounded copy of that.
+template <class Low>
+struct FullWeights {
+  float* weights;
+  Low* rounded;
+
+  static constexpr int kBlocksOfSm = 6;  // as many as 40 registers a thread leave room for
+  struct Draw {};
+  __device__ Pack<float> load(int64_t i) const { return load_pack_once(weights + i); }
+  __device__ float load_one(int64_t i) const { return weights[i]; }
+  /// What w, that of element i in the given run, is kept as.
+  __device__ float settle(float w, int64_t, int, Draw&) const { return w; }
+  __device__ void store(int64_t i, const Pack<float>& w) const {
+    store_pack_once(weights + i, w);
+    if constexpr (!std::is_void_v<Low>) {
+      Four<Low> low;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) low.v[k] = from_float<Low>(w.v[k]);
+      *reinterpret_cast<Four<Low>*>(rounded + i) = low;
+    }
+  }
+  __device__ void store_one(int64_t i, float w) const {
+    weights[i] = w;
+    if constexpr (!std::is_void_v<Low>) rounded[i] = from_float<Low>(w);
+  }
+};
+
+/// The same for bf16 alone, rounded at random (optim/stochastic_rounding.h).
+struct RandomlyRoundedWeights {
+  __nv_bfloat16* weights;
+  const RunPlace* places;  // of the runs
+  const int64_t* applied_steps;
+
+  static constexpr int kBlocksOfSm = 4;  // 64 registers
+  /// The block of random numbers that the last element took its own from: neighbours share it.
+  struct Draw {
+    uint64_t key = 0;
+    int64_t index = -1;
+    std::array<uint32_t, 4> block;
+  };
+  __device__ Pack<float> load(int64_t i) const {
+    const auto low = *reinterpret_cast<const Four<__nv_bfloat16>*>(weights + i);
+    Pack<float> w;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) w.v[k] = to_float(low.v[k]);
+    return w;
+  }
+  __device__ float load_one(int64_t i) const { return to_float(weights[i]); }
+  __device__ float settle(float w, int64_t i, int run, Draw& draw) const {
+    const RunPlace& place = places[run];
+    const int64_t element = place.element(i), index = element / kRoundedOfBlock;
+    const RandomStream stream = place.stream(*applied_steps);
+    if (index != draw.index || stream.key != draw.key)
+      draw = {stream.key, index, stream.block(static_cast<uint64_t>(index))};
+    const uint32_t bits = round_at_random(__float_as_uint(w), rounding_bits(draw.block, element));
+    return __uint_as_float(bits << 16);
+  }
+  /// What settle() gave is a bf16 already.
+  __device__ void store(int64_t i, const Pack<float>& w) const {
+    Four<__nv_bfloat16> low;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) low.v[k] = from_float<__nv_bfloat16>(w.v[k]);
+    *reinterpret_cast<Four<__nv_bfloat16>*>(weights + i) = low;
+  }
+  __device__ void store_one(int64_t i, float w) const { weights[i] = from_float<__nv_bfloat16>(w); }
+};
+
 /// Rule: `static constexpr int kSlots`; `Constants constants(const StepControl&, int64_t steps) const`, computed once a
 /// block; `float step(const Constants&, float g, float* slots) const`, what w shrinks by.
-template <class Low, class Rule>
-__global__ void __launch_bounds__(kUpdateThreads) flat_update_kernel(FlatPointers p, Low* rounded, Rule rule) {
+template <class Weights, class Rule>
+__global__ void __launch_bounds__(kUpdateThreads) flat_update_kernel(FlatPointers p, Weights weights, Rule rule) {
   __shared__ typename Rule::Constants constants;
   const StepControl control = control_on_device(p.control);
   if (control.apply == 0.0f) return;
@@ -56,7 +127,7 @@ __global__ void __launch_bounds__(kUpdateThreads) flat_update_kernel(FlatPointer
   const int64_t thread = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   for (int64_t pack = thread; pack < packs; pack += stride) {
     const int64_t i = 4 * pack;
-    Pack<float> w = load_pack_once(p.weights + i);
+    Pack<float> w = weights.load(i);
     const Pack<float> g = load_pack_once(p.grad + i);
     Pack<float> s[kMaxSlots];
 #pragma unroll
@@ -64,6 +135,7 @@ __global__ void __launch_bounds__(kUpdateThreads) flat_update_kernel(FlatPointer
     int run = run_of(p, i);
     bool decays = p.runs[run].decays != 0;
     int64_t run_end = p.runs[run].end;
+    typename Weights::Draw draw;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       float slots[kMaxSlots];
@@ -73,31 +145,23 @@ __global__ void __launch_bounds__(kUpdateThreads) flat_update_kernel(FlatPointer
         decays = p.runs[++run].decays != 0;
         run_end = p.runs[run].end;
       }
-      w.v[k] = update(decays, w.v[k], g.v[k], slots);
+      w.v[k] = weights.settle(update(decays, w.v[k], g.v[k], slots), i + k, run, draw);
 #pragma unroll
       for (int slot = 0; slot < Rule::kSlots; ++slot) s[slot].v[k] = slots[slot];
     }
-    store_pack_once(p.weights + i, w);
+    weights.store(i, w);
 #pragma unroll
     for (int slot = 0; slot < Rule::kSlots; ++slot) store_pack_once(p.slots[slot] + i, s[slot]);
-    if constexpr (!std::is_void_v<Low>) {
-      struct alignas(8) Four {
-        Low v[4];
-      } low;
-#pragma unroll
-      for (int k = 0; k < 4; ++k) low.v[k] = from_float<Low>(w.v[k]);
-      *reinterpret_cast<Four*>(rounded + i) = low;
-    }
   }
   for (int64_t i = 4 * packs + thread; i < end; i += stride) {
     float slots[kMaxSlots];
 #pragma unroll
     for (int slot = 0; slot < Rule::kSlots; ++slot) slots[slot] = p.slots[slot][i];
-    const float w = update(p.runs[run_of(p, i)].decays != 0, p.weights[i], p.grad[i], slots);
-    p.weights[i] = w;
+    const int run = run_of(p, i);
+    typename Weights::Draw draw;
+    weights.store_one(i, weights.settle(update(p.runs[run].decays != 0, weights.load_one(i), p.grad[i], slots), i, run, draw));
 #pragma unroll
     for (int slot = 0; slot < Rule::kSlots; ++slot) p.slots[slot][i] = slots[slot];
-    if constexpr (!std::is_void_v<Low>) rounded[i] = from_float<Low>(w);
   }
 }
 
@@ -115,24 +179,32 @@ void flat_update(Context& ctx, const char* name, FlatUpdate& update, const Tenso
   p.control = elements<float>(control);
   p.applied_steps = elements<int64_t>(applied_steps);
   p.weight_decay = static_cast<float>(update.weight_decay);
-  p.weights = elements<float>(update.weights);
   p.grad = elements<float>(update.grad);
   int i = 0;
-  bool aligned = is_aligned(p.weights) && is_aligned(p.grad);
+  const bool at_random = update.places.defined();
+  const Tensor& low = at_random ? update.weights : update.rounded;  // read and written 8 bytes at a time
+  bool aligned = (at_random || is_aligned(update.weights.raw())) && is_aligned(p.grad);
   for (const Tensor& slot : slots) {
     p.slots[i] = elements<float>(slot);
     aligned = aligned && is_aligned(p.slots[i++]);
   }
-  TRIREME_ASSERT(aligned && (!update.rounded.defined() || reinterpret_cast<uintptr_t>(update.rounded.raw()) % 8 == 0),
-                 "a shard must begin on 16 bytes");
-  const int blocks = grid_size(p.n, 4 * kUpdateThreads, 132 * 6);  // as many as 40 registers a thread leave room for
+  TRIREME_ASSERT(aligned && (!low.defined() || reinterpret_cast<uintptr_t>(low.raw()) % 8 == 0), "a shard must begin on 16 bytes");
   const auto stream = raw_stream(ctx);
-  if (!update.rounded.defined())
-    flat_update_kernel<<<blocks, kUpdateThreads, 0, stream>>>(p, static_cast<void*>(nullptr), rule);
+  const auto launch = [&]<class Weights>(const Weights& weights) {
+    const int blocks = grid_size(p.n, 4 * kUpdateThreads, 132 * Weights::kBlocksOfSm);
+    flat_update_kernel<<<blocks, kUpdateThreads, 0, stream>>>(p, weights, rule);
+  };
+  const auto keep_full = [&]<class Low>(Low* rounded) { launch(FullWeights<Low>{elements<float>(update.weights), rounded}); };
+  if (at_random)
+    launch(RandomlyRoundedWeights{elements<__nv_bfloat16>(update.weights),
+                                  reinterpret_cast<const RunPlace*>(elements<int64_t>(update.places)),
+                                  elements<int64_t>(update.applied_steps)});
+  else if (!update.rounded.defined())
+    keep_full(static_cast<void*>(nullptr));
   else if (update.rounded.dtype() == DType::bf16)
-    flat_update_kernel<<<blocks, kUpdateThreads, 0, stream>>>(p, elements<__nv_bfloat16>(update.rounded), rule);
+    keep_full(elements<__nv_bfloat16>(update.rounded));
   else
-    flat_update_kernel<<<blocks, kUpdateThreads, 0, stream>>>(p, elements<__half>(update.rounded), rule);
+    keep_full(elements<__half>(update.rounded));
   check_launch(name);
 }
 

@@ -179,6 +179,66 @@ TEST_P(OptimizersCuda, PartsOfBucketsGiveTheSameBits) {
     EXPECT_TRUE(bytes_of(whole.ctx, whole.buckets[i].data) == bytes_of(split.ctx, split.buckets[i].data)) << i;
 }
 
+/// bf16 weights without masters, one of them a part of rows and one a part of columns of a global array.
+class RandomlyRoundedCuda : public ::testing::Test {
+ protected:
+  void SetUp() override { TRIREME_NEEDS_GPUS(1); }
+
+  static std::vector<std::byte> train(World& world, const OptimConfig& config, int steps) {
+    world["wte.weight"].placement = Placement::split(0, 100, 40, 77);
+    world["head.weight"].placement = Placement::split(1, 1000, 501, 802);
+    const auto optimizer = make_optimizer(config, StochasticRounding{.seed = 11});
+    optimizer->attach(world.ctx, world.shards);
+    for (int k = 1; k <= steps; ++k) world.step(*optimizer, k, {.apply = k == 7 ? 0.0f : 1.0f, .lr = 0x1p-7f});
+    std::vector<std::byte> weights;
+    for (const Bucket& bucket : world.buckets) {
+      const auto bytes = bytes_of(world.ctx, bucket.data);
+      weights.insert(weights.end(), bytes.begin(), bytes.end());
+    }
+    return weights;
+  }
+};
+
+// Plain gradient descent with a power of two as its learning rate rounds once, whatever the compiler makes of it: so the host
+// and the device hold the same f32 before they round it at random.
+TEST_F(RandomlyRoundedCuda, RoundsAsTheHostDoes) {
+  OptimConfig config = config_of("sgd");
+  config.momentum = config.weight_decay = 0.0;
+  World host({.dtype = DType::bf16});
+  const auto want = train(host, config, 10);
+  for (const bool split : {false, true}) {
+    World device({.dtype = DType::bf16, .split = split}, gpu());
+    EXPECT_TRUE(train(device, config, 10) == want) << (split ? "in parts" : "whole");
+  }
+}
+
+TEST_F(RandomlyRoundedCuda, PartsOfBucketsAndTwoRunsGiveTheSameBits) {
+  for (const char* kind : {"adamw", "sgd", "lion"}) {
+    World one({.dtype = DType::bf16}, gpu()), two({.dtype = DType::bf16}, gpu()), split({.dtype = DType::bf16, .split = true}, gpu());
+    const auto want = train(one, config_of(kind), 10);
+    EXPECT_TRUE(train(two, config_of(kind), 10) == want) << kind;
+    EXPECT_TRUE(train(split, config_of(kind), 10) == want) << kind;
+  }
+}
+
+// One step: where host and device differ in f32's last bits, one weight in some 2^16 is rounded to the other neighbour.
+TEST_F(RandomlyRoundedCuda, AStepIsThatOfTheHost) {
+  for (const char* kind : {"adamw", "sgd", "lion"}) {
+    World host({.dtype = DType::bf16}), device({.dtype = DType::bf16}, gpu());
+    train(host, config_of(kind), 1), train(device, config_of(kind), 1);
+    size_t others = 0, all = 0;
+    for (size_t b = 0; b < host.buckets.size(); ++b) {
+      const auto want = values_of<bf16>(host.ctx, host.buckets[b].data), got = values_of<bf16>(device.ctx, device.buckets[b].data);
+      for (size_t i = 0; i < want.size(); ++i) {
+        ASSERT_LE(std::abs(int{got[i].bits} - int{want[i].bits}), 1) << kind << " " << i;  // no weight is so near to zero
+        others += got[i].bits != want[i].bits;
+      }
+      all += want.size();
+    }
+    EXPECT_LE(others, all / 1000) << kind;
+  }
+}
+
 /// AdamW's kernel over one array of `n` elements in the given runs, on a device.
 struct Flat {
   std::vector<float> weights, exp_avg, exp_avg_sq;
