@@ -88,7 +88,7 @@ void Trainer::open_data() {
 void Trainer::build_model() {
   model_ = std::make_unique<ParallelModel>(config_.model, config_.parallel, plan_, mesh_);
   const auto bucket_bytes = static_cast<size_t>(config_.sync.bucket_mb * 0x1p20);
-  buckets_ = plan_buckets(model_->parameters(), bucket_bytes);
+  buckets_ = plan_buckets(model_->parameters(), bucket_bytes, kParameterAlign, mesh_.shape().size(Axis::tensor));
   allocate_buckets(ctx_, buckets_, compute_dtype(config_.precision));
   reducer_ = std::make_unique<AllReduceReducer>(ctx_, buckets_, model_->reduce_groups(), config_.sync.overlap,
                                                 reduce_dtype(config_.precision));

@@ -10,6 +10,7 @@
 namespace trireme {
 namespace {
 
+constexpr int64_t kMostRanks = int64_t{1} << 31;  // MPI counts them in 32 bits
 constexpr std::array<std::string_view, kNumAxes> kNames{"data", "context", "expert", "pipeline", "tensor"};
 
 }  // namespace
@@ -75,6 +76,9 @@ MeshShape plan_mesh(const ParallelConfig& config, int64_t ranks) {
     const bool data = axis == static_cast<size_t>(Axis::data);
     if (size < 0 || (size == 0 && !data))
       throw ConfigError(fmt::format("parallel.{} = {} must be 1 or more", kNames[axis], size));
+    if (size > kMostRanks / model_ranks)
+      throw ConfigError(fmt::format("parallel: {}{}{} {} is more than {} ranks, and there are {}; choose sizes whose product divides {}",
+                                    factors, factors.empty() ? "" : " x ", kNames[axis], size, kMostRanks, ranks, ranks));
     if (data) continue;
     model_ranks *= size;
     if (size == 1) continue;

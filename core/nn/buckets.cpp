@@ -11,27 +11,36 @@ namespace {
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+/// The elements that `p` counts as: those of an even part where it is split.
+int64_t nominal_numel(const Parameter& p, int64_t split_ranks) {
+  return p.placement.is_split() ? (p.global_shape().numel() + split_ranks - 1) / split_ranks : p.shape.numel();
+}
+
 }  // namespace
 
-std::vector<Bucket> plan_buckets(std::span<Parameter* const> parameters, size_t bucket_bytes, int64_t multiple) {
+std::vector<Bucket> plan_buckets(std::span<Parameter* const> parameters, size_t bucket_bytes, int64_t multiple,
+                                 int64_t split_ranks) {
   const auto limit = static_cast<int64_t>(bucket_bytes / sizeof(float));
   std::vector<Bucket> buckets;
   std::map<GradientSum, size_t> open;  // the bucket that is being filled
   std::vector<size_t> completed_by;    // the place of each bucket's last parameter
+  std::vector<int64_t> filled;         // nominal elements of each bucket
   for (size_t place = 0; place < parameters.size(); ++place) {
     Parameter* p = parameters[parameters.size() - 1 - place];
-    const int64_t n = p->shape.numel();
+    const int64_t nominal = nominal_numel(*p, split_ranks);
     const auto found = open.find(p->gradient_sum);
-    if (found == open.end() || round_up(buckets[found->second].numel, kParameterAlign) + n > limit) {
+    if (found == open.end() || round_up(filled[found->second], kParameterAlign) + nominal > limit) {
       open[p->gradient_sum] = buckets.size();
       buckets.push_back({.gradient_sum = p->gradient_sum, .entries = {}, .numel = 0, .data = {}, .grad = {}});
       completed_by.push_back(place);
+      filled.push_back(0);
     }
     const size_t index = open[p->gradient_sum];
     Bucket& bucket = buckets[index];
     const int64_t begin = round_up(bucket.numel, kParameterAlign);
     bucket.entries.push_back({p, begin});
-    bucket.numel = begin + n;
+    bucket.numel = begin + p->shape.numel();
+    filled[index] = round_up(filled[index], kParameterAlign) + nominal;
     completed_by[index] = place;
   }
   std::vector<size_t> order(buckets.size());

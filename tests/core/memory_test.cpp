@@ -150,6 +150,32 @@ TEST(BucketTest, LastDeclaredFirstAlignedAndPadded) {
   EXPECT_EQ(buckets[1].numel, 64);
 }
 
+// Three heads on two ranks: were the cut after what a rank holds, the smaller part would leave room for one more.
+TEST(BucketTest, RanksWithPartsOfDifferentSizesCutAtTheSamePlaces) {
+  struct Part : Module {
+    explicit Part(int64_t begin, int64_t end) {
+      for (const char* name : {"a", "b", "c"})
+        add_parameter(name, {3, 64}, Init::zeros(), Placement::split(0, 3, begin, end));
+      add_parameter("whole", {64}, Init::zeros());
+    }
+  };
+  Part larger(0, 2), smaller(2, 3);
+  const auto cut = [](Part& part, int64_t limit, int64_t split_ranks) {
+    std::vector<std::vector<std::string>> names;
+    for (const Bucket& bucket : plan_buckets(part.parameters(), static_cast<size_t>(limit) * sizeof(float), 1, split_ranks)) {
+      names.emplace_back();
+      for (const BucketEntry& entry : bucket.entries) names.back().push_back(entry.parameter->name);
+    }
+    return names;
+  };
+  bool several = false;
+  for (int64_t limit = 32; limit <= 512; limit += 32) {
+    EXPECT_EQ(cut(larger, limit, 2), cut(smaller, limit, 2)) << limit;
+    several = several || (cut(larger, limit, 2).size() > 1 && cut(larger, limit, 2).size() < 4);
+  }
+  EXPECT_TRUE(several);
+}
+
 TEST(BucketTest, ParametersAreViewsAndShardsKnowTheirSegments) {
   Engine engine(make_cpu_backend(1));
   Context ctx = engine.context();

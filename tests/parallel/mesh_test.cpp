@@ -50,6 +50,10 @@ TEST(MeshShapeTest, SaysWhichNumbersWork) {
   EXPECT_THAT(refusal({.data = 3, .tensor = 2}, 8), HasSubstr("data 3 x tensor 2 = 6 does not make 8 ranks; set parallel.data to 4"));
   EXPECT_THAT(refusal({.expert = 2}, 2), HasSubstr("no experts"));
   EXPECT_THAT(refusal({.pipeline = 0}, 2), HasSubstr("must be 1 or more"));
+  // The product of these is a multiple of 2^64.
+  EXPECT_THAT(refusal({.pipeline = int64_t{1} << 31, .tensor = int64_t{1} << 33}, 4),
+              HasSubstr("pipeline 2147483648 x tensor 8589934592 is more than 2147483648 ranks, and there are 4"));
+  EXPECT_THAT(refusal({.data = int64_t{1} << 62}, 4), HasSubstr("data 4611686018427387904 is more than"));
 }
 
 TEST(MeshTest, GroupsAreTheAxes) {
