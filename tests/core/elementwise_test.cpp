@@ -199,6 +199,54 @@ TEST_F(Dropout, IsTheSameHoweverSamplesAreSplitIntoMicroBatches) {
   }
 }
 
+/// The mask of the whole samples, against those of ranks that hold rows of them, placed by `places`; `row_of(n)` is the row of
+/// all samples that row n of the rank is.
+template <class RowOf>
+void expect_part(Context ctx, const std::vector<float>& whole, const RowPlaces& places, int64_t rows, int64_t samples,
+                 const RowOf& row_of) {
+  const int64_t width = 129;
+  Tensor x = ctx.empty({rows, width});
+  ctx.kernel<FillKernel>()(ctx, 1.0f, x);
+  ctx.random.rows = places;
+  const Tensor y = dropout(ctx, x, 0.3f, 5, samples);
+  for (int64_t n = 0; n < rows; ++n)
+    for (int64_t c = 0; c < width; ++c)
+      ASSERT_EQ(y.data<float>()[n * width + c], whole[static_cast<size_t>(row_of(n) * width + c)]) << "row " << n;
+}
+
+TEST_F(Dropout, RowsOfTwoRunsOfPositionsHaveTheMaskOfTheWhole) {
+  const std::vector<float> whole = ones_dropped(0.3f, 5, 0, kSamples);
+  // As a context rank has them: positions 3 to 8 and 20 to 31 of each sample, here from the third sample on.
+  const RowPlaces places{.sequence = kRows, .tokens = 18, .first = 3, .half = 6, .second = 20};
+  ctx_.random.first_sample = 2;
+  expect_part(ctx_, whole, places, 4 * 18, 4, [](int64_t n) {
+    const int64_t t = n % 18;
+    return (2 + n / 18) * kRows + (t < 6 ? 3 + t : 14 + t);
+  });
+}
+
+TEST_F(Dropout, RowsDividedOverTensorRanksHaveTheMaskOfTheWhole) {
+  const std::vector<float> whole = ones_dropped(0.3f, 5, 0, kSamples);
+  // All rows of three samples in ranges of 37 rows and of 24, which begin and end within samples.
+  for (const int64_t part : {37, 24}) {
+    for (int64_t first = 0; first < 3 * kRows; first += part) {
+      const RowPlaces places{.sequence = kRows, .tokens = kRows, .half = kRows, .first_row = first};
+      ctx_.random.first_sample = 1;
+      expect_part(ctx_, whole, places, std::min(part, 3 * kRows - first), 3, [&](int64_t n) { return kRows + first + n; });
+    }
+  }
+}
+
+TEST_F(Dropout, RowsOfBothHaveTheMaskOfTheWhole) {
+  const std::vector<float> whole = ones_dropped(0.3f, 5, 0, kSamples);
+  // Two runs of positions in each of three samples, and of these 3 * 18 rows the second quarter or so.
+  const RowPlaces places{.sequence = kRows, .tokens = 18, .first = 3, .half = 6, .second = 20, .first_row = 14};
+  expect_part(ctx_, whole, places, 27, 3, [](int64_t n) {
+    const int64_t t = (14 + n) % 18;
+    return (14 + n) / 18 * kRows + (t < 6 ? 3 + t : 14 + t);
+  });
+}
+
 TEST_F(Dropout, IsTheInputItselfWhenNotTrainingOrZero) {
   const Tensor x = ctx_.zeros({4, 4});
   EXPECT_EQ(dropout(ctx_, x, 0.0f, 1, 2).raw(), x.raw());

@@ -59,8 +59,22 @@ std::vector<OpRow> elementwise_rows() {
        [](Context& ctx, Inputs x, Parameters) {
          return Tensors{dropout(ctx, x[0], 0.3f, hash_name("test"), N)};
        }},
+      {"dropout_of_parts_of_samples",
+       {{N, C}},
+       {},
+       [](Context& ctx, Inputs x, Parameters) {
+         Context part = ctx;
+         part.random.rows = {.sequence = 90, .tokens = 40, .first = 11, .half = 23, .second = 60, .first_row = 7};
+         return Tensors{dropout(part, x[0], 0.3f, hash_name("test"), 4)};
+       }},
       {"gelu", {{N, C}}, {}, [](Context& ctx, Inputs x, Parameters) { return Tensors{gelu(ctx, x[0])}; }},
   };
+}
+
+/// For rows whose op leaves out a parameter that another rank adds: its gradient is as if it were added. The forward pass
+/// that is differentiated leaves it out, those that finite differences are taken of, which have no tape, add it.
+bool add_here(const Context& ctx) {
+  return !ctx.tape;
 }
 
 std::vector<OpRow> linear_rows() {
@@ -73,6 +87,12 @@ std::vector<OpRow> linear_rows() {
        {{N, C}},
        {{"w", {V, C}}},
        [](Context& ctx, Inputs x, Parameters p) { return Tensors{linear(ctx, x[0], p[0], nullptr)}; }},
+      {"linear_with_bias_added_elsewhere",
+       {{N, C}},
+       {{"w", {V, C}}, {"b", {V}}},
+       [](Context& ctx, Inputs x, Parameters p) {
+         return Tensors{linear(ctx, x[0], p[0], &p[1], add_here(ctx))};
+       }},
       {"linear_of_one_row",
        {{1, C}},
        {{"w", {V, C}}, {"b", {V}}},
@@ -97,7 +117,11 @@ std::vector<OpRow> mlp_rows() {
   const OpRow::Run without_bias = [](Context& ctx, Inputs x, Parameters p) {
     return Tensors{mlp(ctx, scale(ctx, x[0], 0.06f), {p[0], nullptr, p[1], nullptr})};
   };
+  const OpRow::Run bias_elsewhere = [](Context& ctx, Inputs x, Parameters p) {
+    return Tensors{mlp(ctx, scale(ctx, x[0], 0.06f), {p[0], &p[1], p[2], &p[3], add_here(ctx)})};
+  };
   return {row("mlp", false),
+          {"mlp_with_bias_added_elsewhere", {{N, C}}, parameters, bias_elsewhere},
           row("mlp_recomputing_gelu", true),
           {"mlp_without_bias", {{N, C}}, {{"up_w", {V, C}}, {"down_w", {C, V}}}, without_bias}};
 }
@@ -162,6 +186,20 @@ std::vector<OpRow> table_rows() {
        [](Context& ctx, Inputs, Parameters p) {
          const TokenPositions at(N / 3, 10, 3);
          return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], &p[1], at, {V / 2, V})};
+       }},
+      {"embedding_of_two_runs_of_positions",
+       {},
+       {{"w", {V, C}}, {"positions", {N, C}}},
+       [](Context& ctx, Inputs, Parameters p) {
+         const TokenPositions at{.first = 5, .half = 20, .second = 90};
+         return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], &p[1], at)};
+       }},
+      {"embedding_part",
+       {},
+       {{"w", {V - 80, C}}, {"positions", {N, C}}},
+       [](Context& ctx, Inputs, Parameters p) {
+         const EmbeddingPart part{.first_row = 33, .vocab = V, .add_positions = add_here(ctx)};
+         return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], &p[1], {.first = 5}, part)};
        }},
       {"classifier",
        {{N, C}},
