@@ -1,5 +1,5 @@
-// Buckets where ranks share parameters: which parameters lie together, in which order buckets complete, and what a rank
-// counts in sums over all parameters.
+// Buckets where ranks share parameters: which parameters lie together, in which order buckets complete, and
+// what a rank counts in sums over all parameters.
 #include <gmock/gmock.h>
 
 #include "core/nn/buckets.h"
@@ -50,10 +50,11 @@ using Range = std::pair<int64_t, int64_t>;
 TEST_F(BucketsTest, EachSumHasBucketsOfItsOwnInTheOrderInWhichBackwardCompletesThem) {
   const auto norm = GradientSum::batch_and_tensor, table = GradientSum::batch_and_stages;
   parameters_ = {parameter("table", {32}, table), parameter("norm1", {16}, norm), parameter("w1", {48}),
-                 parameter("norm2", {16}, norm),  parameter("w2", {48}),         parameter("w3", {48})};
+                 parameter("norm2", {16}, norm),  parameter("w2", {48}),          parameter("w3", {48})};
   const std::vector<Bucket> buckets = plan(96 * sizeof(float));
   ASSERT_EQ(buckets.size(), 4u);
-  // Backward goes from w3 down: {w3, w2} is whole first, then w1, then norm1, the last of the norms, then the table.
+  // Backward goes from w3 down: {w3, w2} is whole first, then w1, then norm1, the last of the norms, then the
+  // table.
   EXPECT_THAT(names_of(buckets[0]), ElementsAre("w3", "w2"));
   EXPECT_THAT(names_of(buckets[1]), ElementsAre("w1"));
   EXPECT_THAT(names_of(buckets[2]), ElementsAre("norm2", "norm1"));
@@ -84,14 +85,18 @@ TEST_F(BucketsTest, WhatAnotherRankCountsIsLeftOut) {
   // Laid out as d [0, 16), c [16, 46), b [48, 80), a [80, 100).
   parameters_ = {parameter("a", {20}), parameter("b", {8, 4}), parameter("c", {6, 5}), parameter("d", {16})};
   parameters_[3].placement.primary = false;  // whole here, counted elsewhere
-  parameters_[2].placement = {1, 20, {{.begin = 5, .end = 10, .primary = false}}};  // columns, counted elsewhere
-  parameters_[1].placement = {0, 24, {{.begin = 0, .end = 4}, {.begin = 8, .end = 10, .primary = false}, {.begin = 16, .end = 18}}};
-  auto buckets = plan(1024);
+  parameters_[2].placement = {
+      1, 20, {{.begin = 5, .end = 10, .primary = false}}};  // columns, counted elsewhere
+  parameters_[1].placement = {
+      0, 24, {{.begin = 0, .end = 4}, {.begin = 8, .end = 10, .primary = false}, {.begin = 16, .end = 18}}};
+  auto buckets = plan(4096);
   allocate_buckets(ctx_, buckets);
   ASSERT_EQ(buckets.size(), 1u);
   ASSERT_EQ(buckets[0].entries[2].begin, 48);
-  // d and c are neighbours: nothing lies between them to count. Of b, rows 4 and 5 are left out: 4 elements a row.
-  EXPECT_THAT(counted(make_shard(buckets[0], 0, buckets[0].numel)), ElementsAre(Range(46, 64), Range(72, 112)));
+  // d and c are neighbours: nothing lies between them to count. Of b, rows 4 and 5 are left out: 4 elements a
+  // row.
+  EXPECT_THAT(counted(make_shard(buckets[0], 0, buckets[0].numel)),
+              ElementsAre(Range(46, 64), Range(72, 112)));
   // The same of a shard that begins and ends within parameters.
   EXPECT_THAT(counted(make_shard(buckets[0], 20, 66)), ElementsAre(Range(26, 44)));
   EXPECT_THAT(counted(make_shard(buckets[0], 70, 75)), ElementsAre(Range(2, 5)));

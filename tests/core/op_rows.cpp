@@ -187,19 +187,12 @@ std::vector<OpRow> table_rows() {
          const TokenPositions at(N / 3, 10, 3);
          return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], &p[1], at, {V / 2, V})};
        }},
-      {"embedding_of_two_runs_of_positions",
-       {},
-       {{"w", {V, C}}, {"positions", {N, C}}},
-       [](Context& ctx, Inputs, Parameters p) {
-         const TokenPositions at{.first = 5, .half = 20, .second = 90};
-         return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], &p[1], at)};
-       }},
-      {"embedding_part",
+      {"embedding_part_with_positions_added_elsewhere",
        {},
        {{"w", {V - 80, C}}, {"positions", {N, C}}},
        [](Context& ctx, Inputs, Parameters p) {
-         const EmbeddingPart part{.first_row = 33, .vocab = V, .add_positions = add_here(ctx)};
-         return Tensors{embedding(ctx, tokens_below(ctx, V, {3, N / 3}), p[0], &p[1], {.first = 5}, part)};
+         const Tensor tokens = tokens_below(ctx, V, {3, N / 3});
+         return Tensors{embedding(ctx, tokens, p[0], &p[1], {5, 20, 90}, {.first = 33, .vocab = V}, add_here(ctx))};
        }},
       {"classifier",
        {{N, C}},

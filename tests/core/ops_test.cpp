@@ -108,51 +108,17 @@ TEST_F(Ops, EmbeddingNamesATokenOutsideTheVocabulary) {
   EXPECT_THAT(message_of([&] { embedding(ctx_, good, w, &positions, 4); }), HasSubstr("positions 4 to 6"));
 }
 
-TEST_F(Ops, PartsOfAnEmbeddingTableAddUpToTheWhole) {
-  constexpr int64_t V = 11, C = 6;
-  Parameter whole = parameter({V, C}, 1), positions = parameter({9, C}, 2);
-  const Tensor tokens = ctx_.from_host<int32_t>(std::array<int32_t, 8>{0, 10, 3, 4, 5, 3, 7, 10}, {2, 4});
-  const TokenPositions at{.first = 1, .half = 3, .second = 8};
-  const auto run = [&](Parameter& w, Parameter& p, const EmbeddingPart& part) {
-    Tape tape;
-    ctx_.tape = &tape;
-    w.grad_written = p.grad_written = false;
-    const Tensor y = embedding(ctx_, tokens, w, &p, at, part);
-    const Tensor seed = normal(y.shape(), 3);
-    tape.backward(ctx_, std::span(&y, 1), {seed});
-    return std::vector<float>(y.span<float>().begin(), y.span<float>().end());
-  };
-  const std::vector<float> expected = run(whole, positions, {});
-  EXPECT_EQ(expected[3 * C], whole.data.data<float>()[4 * C] + positions.data.data<float>()[8 * C]);
-  const std::vector<float> positions_grad(positions.grad.span<float>().begin(), positions.grad.span<float>().end());
-  std::vector<float> sum(expected.size(), 0.0f), grad;
-  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 4}, {4, 5}, {5, V}}) {
-    Parameter part = parameter({end - begin, C}, 1);
-    part.data = whole.data.slice(begin, end);
-    const std::vector<float> y = run(part, positions, {.first_row = begin, .vocab = V, .add_positions = begin == 4});
-    for (size_t i = 0; i < sum.size(); ++i) sum[i] += y[i];
-    grad.insert(grad.end(), part.grad.span<float>().begin(), part.grad.span<float>().end());
-    EXPECT_THAT(positions.grad.span<float>(), testing::ElementsAreArray(positions_grad));  // whether they were added or not
-  }
-  EXPECT_EQ(sum, expected);
-  EXPECT_EQ(grad, std::vector<float>(whole.grad.span<float>().begin(), whole.grad.span<float>().end()));
-  Parameter part = parameter({4, C}, 1);
-  const Tensor beyond = ctx_.from_host<int32_t>(std::array<int32_t, 1>{V}, {1, 1});
-  EXPECT_THAT(message_of([&] { embedding(ctx_, beyond, part, nullptr, {}, {.first_row = 4, .vocab = V}); }),
-              HasSubstr("token 11 at sample 0"));
-}
-
 TEST_F(Ops, PositionsBeyondTheTableAreRefusedInEitherRun) {
   Parameter w = parameter({4, 3}, 1), positions = parameter({9, 3}, 2);
   const Tensor tokens = ctx_.from_host<int32_t>(std::array<int32_t, 4>{0, 1, 2, 3}, {1, 4});
   const auto refusal = [&](const TokenPositions& at) {
     return message_of([&] { embedding(ctx_, tokens, w, &positions, at); });
   };
-  EXPECT_EQ(refusal({.first = 5}), "no ConfigError");
-  EXPECT_EQ(refusal({.first = 0, .half = 2, .second = 7}), "no ConfigError");
-  EXPECT_THAT(refusal({.first = 6}), HasSubstr("positions 6 to 9 were asked for, the model has 9"));
-  EXPECT_THAT(refusal({.first = 0, .half = 2, .second = 8}), HasSubstr("positions 0 to 9"));
-  EXPECT_THAT(refusal({.first = 8, .half = 2, .second = 0}), HasSubstr("positions 8 to 9"));
+  EXPECT_EQ(refusal(5), "no ConfigError");
+  EXPECT_EQ(refusal({0, 2, 7}), "no ConfigError");
+  EXPECT_THAT(refusal(6), HasSubstr("positions 6 to 9 were asked for, the model has 9"));
+  EXPECT_THAT(refusal({0, 2, 8}), HasSubstr("positions 8 to 9"));
+  EXPECT_THAT(refusal({8, 2, 0}), HasSubstr("positions 8 to 9"));
 }
 
 TEST_F(Ops, ABiasThatAnotherRankAddsIsLeftOutOfTheResultAlone) {

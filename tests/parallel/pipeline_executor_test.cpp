@@ -1,5 +1,6 @@
-// The executor obeys its schedule: on ranks with clocks of their own, which passes move and messages carry, every
-// schedule takes exactly the time of its simulation; gradients come from the right micro-batches and are told of once.
+// The executor obeys its schedule: on ranks with clocks of their own, which passes move and messages carry,
+// every schedule takes exactly the time of its simulation; gradients come from the right micro-batches and
+// are told of once.
 #include "parallel/pipeline_executor.h"
 
 #include <fmt/format.h>
@@ -40,8 +41,9 @@ struct Weights : Module {
   Parameter& w = add_parameter("w", {1}, Init::ones());
 };
 
-/// A stage y = 2 x whose passes take time on the clock of its rank. Messages are [2]: when they were ready, and x (or its
-/// gradient). The loss of the last stage is y^2 / 2; dw += x dy, so a gradient that meets another micro-batch's x shows.
+/// A stage y = 2 x whose passes take time on the clock of its rank. Messages are [2]: when they were ready,
+/// and x (or its gradient). The loss of the last stage is y^2 / 2; dw += x dy, so a gradient that meets
+/// another micro-batch's x shows.
 class ClockOp : public Op {
  public:
   struct Place {
@@ -207,7 +209,8 @@ TEST_P(PipelineExecutorTest, EveryStageHasTheGradientOfAllMicroBatchesAndIsToldO
       EXPECT_EQ(w.grad.data<float>()[0], expected) << "stage " << stage;
       const auto told = std::ranges::find(rank.sink.told, &w, &std::pair<Parameter*, size_t>::first);
       ASSERT_NE(told, rank.sink.told.end()) << "stage " << stage;
-      const auto last = std::ranges::find_if(mine.rbegin(), mine.rend(), [&](Action a) { return a.stage == stage; });
+      const auto last =
+          std::ranges::find_if(mine.rbegin(), mine.rend(), [&](Action a) { return a.stage == stage; });
       EXPECT_EQ(told->second, static_cast<size_t>(mine.rend() - last)) << "the passes that were run before";
     }
   });
@@ -225,7 +228,8 @@ TEST_P(PipelineExecutorTest, ForwardAloneGivesTheLastStageItsResult) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Schedules, PipelineExecutorTest, ::testing::ValuesIn(cases()), [](const auto& info) {
-  std::string name = fmt::format("{}_{}ranks_{}micro", info.param.schedule, info.param.ranks, info.param.micro_batches);
+  std::string name =
+      fmt::format("{}_{}ranks_{}micro", info.param.schedule, info.param.ranks, info.param.micro_batches);
   std::erase(name, '-');
   return name;
 });
