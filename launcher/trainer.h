@@ -40,6 +40,8 @@ class Trainer {
 
   const Model& model() const { return model_->model(); }
   const TrainProgress& progress() const { return progress_; }
+  /// What this rank's device memory holds and held.
+  MemoryStats memory() { return engine_.allocator().stats(); }
   /// Writes a checkpoint of the last step. Collective.
   void save();
 

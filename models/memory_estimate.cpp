@@ -30,7 +30,8 @@ UnitSizes block_sizes(const ModelConfig& m, int64_t tensor, double rows, double 
   const double inside = rows * (qkv + heads * head_dim + hidden * (m.recompute == "selective" ? 1 : 2));
   const double input = 2 * c * rows_between;
   sizes.saved = m.recompute == "full" ? input : between + inside;
-  sizes.working = m.recompute == "full" ? between + inside : 2 * rows * hidden;
+  const double gradients = 2 * rows * hidden;
+  sizes.working = m.recompute == "full" ? between + inside + gradients : gradients;
   return sizes;
 }
 

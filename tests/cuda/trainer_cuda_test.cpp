@@ -4,13 +4,13 @@
 
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 
 #include <cuda_runtime.h>
 
 #include "comm/solo_group.h"
 #include "launcher/trainer.h"
 #include "tests/cuda/gpu.h"
+#include "tests/launcher/token_file.h"
 
 namespace trireme {
 namespace {
@@ -23,18 +23,12 @@ class TrainerCuda : public ::testing::Test {
     TRIREME_NEEDS_GPUS(1);
     folder_ = fs::temp_directory_path() / ("trireme-cuda-" + std::to_string(getpid()));
     fs::create_directories(folder_);
-    std::vector<int32_t> header(256, 0);
-    std::vector<uint16_t> tokens(40001);
-    uint32_t state = 1;  // words that follow one another by a rule, with some noise: there is something to learn
-    for (size_t i = 0; i < tokens.size(); ++i) {
+    uint32_t state = 1, token = 1;  // words that follow one another by a rule, with some noise: there is something to learn
+    write_token_file(folder_ / "train.bin", 40001, [&](size_t i) {
       state = state * 1664525u + 1013904223u;
       const uint32_t noise = (state >> 24) % 4 == 0 ? (state >> 16) % 60 : 0;
-      tokens[i] = static_cast<uint16_t>(((i ? tokens[i - 1] * 7u + 3u : 1u) + noise) % 60u);
-    }
-    header[0] = 20240520, header[1] = 1, header[2] = static_cast<int32_t>(tokens.size());
-    std::ofstream out(folder_ / "train.bin", std::ios::binary);
-    out.write(reinterpret_cast<const char*>(header.data()), 1024);
-    out.write(reinterpret_cast<const char*>(tokens.data()), static_cast<std::streamsize>(2 * tokens.size()));
+      return token = ((i ? token * 7u + 3u : 1u) + noise) % 60u;
+    });
   }
   void TearDown() override {
     if (!folder_.empty()) fs::remove_all(folder_);

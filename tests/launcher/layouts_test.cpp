@@ -6,7 +6,6 @@
 
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <mutex>
 
@@ -14,6 +13,7 @@
 #include "comm/solo_group.h"
 #include "core/checkpoint/checkpoint.h"
 #include "launcher/trainer.h"
+#include "tests/launcher/token_file.h"
 
 namespace trireme {
 namespace {
@@ -50,16 +50,7 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
   static void SetUpTestSuite() {
     folder() = fs::temp_directory_path() / ("trireme-layouts-" + std::to_string(getpid()));
     fs::create_directories(folder());
-    std::vector<int32_t> header(256, 0);
-    std::vector<uint16_t> tokens(6001);
-    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<uint16_t>((i * i / 7 + 3 * i) % 90);
-    header[0] = 20240520, header[1] = 1, header[2] = static_cast<int32_t>(tokens.size());
-    for (const char* name : {"train.bin", "valid.bin"}) {
-      std::ofstream out(folder() / name, std::ios::binary);
-      out.write(reinterpret_cast<const char*>(header.data()), 1024);
-      out.write(reinterpret_cast<const char*>(tokens.data()),
-                static_cast<std::streamsize>(2 * tokens.size()));
-    }
+    for (const char* name : {"train.bin", "valid.bin"}) write_token_file(folder() / name, 6001, squares(90));
   }
   static void TearDownTestSuite() { fs::remove_all(folder()); }
   static fs::path& folder() {

@@ -7,10 +7,10 @@
 
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 
 #include "comm/local/local_world.h"
 #include "comm/solo_group.h"
+#include "tests/launcher/token_file.h"
 
 namespace trireme {
 namespace {
@@ -21,14 +21,7 @@ class TrainerTest : public ::testing::Test {
  protected:
   TrainerTest() : folder_(fs::temp_directory_path() / ("trireme-trainer-" + std::to_string(getpid()))) {
     fs::create_directories(folder_);
-    // A shard as llm.c writes it: 256 words of header, then tokens of 16 bits.
-    std::vector<int32_t> header(256, 0);
-    std::vector<uint16_t> tokens(4001);
-    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<uint16_t>((i * i / 7 + 3 * i) % 60);
-    header[0] = 20240520, header[1] = 1, header[2] = static_cast<int32_t>(tokens.size());
-    std::ofstream out(folder_ / "train.bin", std::ios::binary);
-    out.write(reinterpret_cast<const char*>(header.data()), 1024);
-    out.write(reinterpret_cast<const char*>(tokens.data()), static_cast<std::streamsize>(2 * tokens.size()));
+    write_token_file(folder_ / "train.bin", 4001, squares(60));
   }
   ~TrainerTest() override { fs::remove_all(folder_); }
 

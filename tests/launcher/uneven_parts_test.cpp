@@ -2,12 +2,12 @@
 // make one wait for a sum over the tensor ranks while the other one waits in an exchange of activations.
 #include <gtest/gtest.h>
 
-#include <fstream>
 
 #include "comm/local/local_world.h"
 #include "comm/solo_group.h"
 #include "launcher/trainer.h"
 #include "tests/launcher/temporary_folder.h"
+#include "tests/launcher/token_file.h"
 
 namespace trireme {
 namespace {
@@ -39,15 +39,7 @@ std::vector<double> losses(const Config& c, Group& world) {
 // of the next.
 TEST(UnevenPartsTest, BucketsOfAnySizeDoNotMakeRanksWaitForEachOther) {
   const TemporaryFolder folder;
-  std::vector<int32_t> header(256, 0);
-  std::vector<uint16_t> tokens(401);
-  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<uint16_t>((i * i / 7 + 3 * i) % 60);
-  header[0] = 20240520, header[1] = 1, header[2] = static_cast<int32_t>(tokens.size());
-  {
-    std::ofstream out(folder.path() / "train.bin", std::ios::binary);
-    out.write(reinterpret_cast<const char*>(header.data()), 1024);
-    out.write(reinterpret_cast<const char*>(tokens.data()), static_cast<std::streamsize>(2 * tokens.size()));
-  }
+  write_token_file(folder / "train.bin", 401, squares(60));
   SoloGroup solo;
   const std::vector<double> alone = losses(config(folder.path(), 25.0), solo);
   for (const double bucket_mb : {0.0865, 0.0875, 0.0885, 0.0895}) {

@@ -1,0 +1,86 @@
+// What a plan says of each rank's memory is what the rank then takes.
+#include <gtest/gtest.h>
+
+#include "comm/local/local_world.h"
+#include "launcher/run_plan.h"
+#include "launcher/trainer.h"
+#include "tests/launcher/temporary_folder.h"
+#include "tests/launcher/token_file.h"
+
+namespace trireme {
+namespace {
+
+struct Case {
+  const char* name;
+  int ranks;
+  ParallelConfig parallel;
+  const char* recompute = "none";
+  const char* compute = "f32";
+};
+std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.name; }
+
+Config config(const std::filesystem::path& folder, const Case& layout) {
+  Config c;
+  c.model.layers = 6, c.model.heads = 4, c.model.width = 64, c.model.context = 128, c.model.vocab = 256;
+  c.model.recompute = layout.recompute;
+  c.data.train = {{(folder / "train.bin").string(), 1.0}};
+  c.batch.global = 16, c.batch.micro = 2;
+  c.parallel = layout.parallel;
+  c.precision.compute = layout.compute;
+  c.run.steps = 2;
+  c.run.device = "cpu";
+  c.run.threads = 1;
+  c.run.out = (folder / "run").string();
+  c.run.tensorboard = false;
+  c.checkpoint.every = 0;
+  return c;
+}
+
+class MemoryNeedsTest : public ::testing::TestWithParam<Case> {};
+
+TEST_P(MemoryNeedsTest, AreWhatTheRanksTake) {
+  const TemporaryFolder folder;
+  write_token_file(folder / "train.bin", 4001, squares(200));
+  const int ranks = GetParam().ranks;
+  const Config c = config(folder.path(), GetParam());
+  const RunPlan plan = plan_run(c, ranks);
+  LocalWorld(ranks).run([&](Group& world) {
+    ASSERT_EQ(world.size(), ranks);
+    Trainer trainer(c, world);
+    trainer.step();
+    trainer.step();
+    const MemoryStats taken = trainer.memory();
+    const int64_t pipeline = plan.layout.mesh.coords_of(world.rank())[static_cast<size_t>(Axis::pipeline)];
+    const MemoryNeeds needs = memory_needs(plan, pipeline);
+    const auto expect_near = [&](MemoryClass memory, double expected, double above, double below) {
+      const auto found = static_cast<double>(taken.peak(memory));
+      EXPECT_LE(found, expected * above) << name_of(memory) << " of rank " << world.rank();
+      EXPECT_GE(found, expected * below) << name_of(memory) << " of rank " << world.rank();
+    };
+    expect_near(MemoryClass::parameters, needs.parameters, 1.05, 0.95);
+    expect_near(MemoryClass::gradients, needs.gradients, 1.05, 0.95);
+    expect_near(MemoryClass::optimizer, needs.optimizer, 1.05, 0.95);
+    expect_near(MemoryClass::activations, needs.activations, 1.25, 0.75);
+  });
+}
+
+const Case kCases[] = {
+    {"one", 1, {}},
+    {"one_bf16", 1, {}, "none", "bf16"},
+    {"one_selective", 1, {}, "selective"},
+    {"one_recompute", 1, {}, "full"},
+    {"tensor2", 2, {.tensor = 2}},
+    {"sequence4", 4, {.tensor = 4, .sequence = true}},
+    {"gpipe2", 2, {.pipeline = 2, .schedule = "gpipe"}},
+    {"one_f_one_b3", 3, {.pipeline = 3, .schedule = "1f1b"}},
+    {"zb_h1_3", 3, {.pipeline = 3, .schedule = "zb-h1"}},
+    {"zb_v2", 2, {.pipeline = 2, .schedule = "zb-v"}},
+    {"interleaved2", 2, {.pipeline = 2, .schedule = "interleaved"}},
+    {"context2", 2, {.context = 2}},
+    {"recompute_pipeline2_sequence2", 4, {.pipeline = 2, .tensor = 2, .sequence = true, .schedule = "1f1b"}, "full"},
+};
+INSTANTIATE_TEST_SUITE_P(Layouts, MemoryNeedsTest, ::testing::ValuesIn(kCases),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace trireme
