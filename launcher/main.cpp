@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <new>
 #include <string>
@@ -80,9 +81,17 @@ int run(int argc, char** argv) {
   }
 }
 
+/// What libraries read of the environment when they start, where the user has not set it.
+void set_environment_defaults() {
+  // Kernels that wait for other ranks must not stand before those that compute in one of the GPU's queues: of the default
+  // 8, streams share them.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  set_environment_defaults();
   trireme::report_crashes(argv[0]);
   return run(argc, argv);
 }

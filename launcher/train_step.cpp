@@ -49,16 +49,17 @@ void TrainStep::put_inputs(const Batch& batch, double lr, StepRequests requests)
   parts_.guard.set_learning_rate(ctx_, lr);
 }
 
+MicroBatch TrainStep::micro_batch(int64_t i) const {
+  const auto scale = static_cast<float>(1.0 / static_cast<double>(geometry_.global * geometry_.sequence));
+  const int64_t begin = i * geometry_.micro, end = begin + geometry_.micro;
+  return {tokens_.slice(begin, end), targets_.slice(begin, end), scale};
+}
+
 /// Forward and backward of this rank's samples; their losses add up in stats_.
 void TrainStep::run_micro_batches() {
-  const auto scale = static_cast<float>(1.0 / static_cast<double>(geometry_.global * geometry_.sequence));
-  const auto batch_of = [&](int64_t i) {
-    const int64_t begin = i * geometry_.micro, end = begin + geometry_.micro;
-    return MicroBatch{tokens_.slice(begin, end), targets_.slice(begin, end), scale};
-  };
   Context ctx = ctx_;
   ctx.random.first_sample = first_sample_;
-  parts_.model.train(ctx, batch_of, stats_.flat_view(loss, {1}), &parts_.reducer);
+  parts_.model.train(ctx, [this](int64_t i) { return micro_batch(i); }, stats_.flat_view(loss, {1}), &parts_.reducer);
 }
 
 /// Adds what this rank counts of the gradients: of ranks that hold the same, one does.
@@ -119,7 +120,7 @@ void TrainStep::launch(const Batch& batch, double lr, StepRequests requests) {
   put_inputs(batch, lr, requests);
   TRIREME_ASSERT(launched_ == 0 || batch.first_sample == first_sample_, "a rank's part of a batch moved");
   first_sample_ = batch.first_sample;
-  ++launched_;
+  if (launched_++ == 0) parts_.model.prepare(ctx_, micro_batch(0));
   if (!replay()) compute();
   read_back(slot);
 }

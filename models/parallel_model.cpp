@@ -128,6 +128,14 @@ Tensor ParallelModel::run_stage(Context& ctx, int64_t stage, const Tensor& recei
   return stage + 1 == plan_.num_stages() ? out.loss : settled(ctx, out.stream);
 }
 
+void ParallelModel::prepare(const Context& ctx, const MicroBatch& batch) {
+  if (pipeline_.size() == 1) return;
+  executor_->prepare(ctx, activation_shape(batch), activation_dtype(),
+                     [&](Context& inner, int64_t stage, int64_t, const Tensor& received) {
+                       return run_stage(inner, stage, received, batch);
+                     });
+}
+
 void ParallelModel::train(const Context& outer, const std::function<MicroBatch(int64_t)>& batch_of,
                           const Tensor& loss_sum, GradientSink* sink) {
   const MicroBatch first = batch_of(0);

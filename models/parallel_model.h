@@ -36,6 +36,10 @@ class ParallelModel {
   /// Tokens of each sample that are here.
   int64_t sequence_here(int64_t sequence) const { return sequence / model_->layout().context_size(); }
 
+  /// To be called before the first train(), with a micro-batch of its size; collective over the model's ranks. What is in
+  /// the gradients afterwards means nothing. See PipelineExecutor::prepare.
+  void prepare(const Context& ctx, const MicroBatch& batch);
+
   /// Forward and backward of a step's micro-batches, which `batch_of(i)` gives, this rank's tokens of them.
   /// Losses are added to `loss_sum` f32 [1] on ranks that count_loss(). ctx.random.first_sample is that of
   /// micro-batch 0.

@@ -136,6 +136,42 @@ void PipelineExecutor::run_backward_action(const Action& action, const Step& ste
   if (action.makes_weight_gradient()) in_flight_.erase(found);
 }
 
+/// A byte through every channel.
+void PipelineExecutor::connect(const Context& ctx) {
+  const Tensor byte = ctx.zeros({1}, DType::u8, MemoryClass::workspace);
+  std::vector<Work> works;
+  for (const auto& [key, c] : channels_) {
+    if (c.peer == rank_) continue;
+    if (has_stage(key.first))
+      works.push_back(group_->send(byte, c.peer, c.tag, "connection", ctx.stream));
+    else
+      works.push_back(group_->recv(ctx.empty({1}, DType::u8, MemoryClass::workspace), c.peer, c.tag,
+                                   "connection", ctx.stream));
+  }
+  for (Work& work : works) work.wait();
+}
+
+void PipelineExecutor::rehearse(const Step& step, int64_t stage) const {
+  Tape tape;
+  Context ctx = step.ctx;
+  ctx.tape = &tape;
+  ctx.gradients = nullptr;
+  ctx.tracer = nullptr;  // no part of a step
+  const Tensor received = stage > 0 ? tape.watch(ctx.zeros(step.shape, step.dtype)) : Tensor();
+  const Tensor root = step.forward(ctx, stage, 0, received);
+  Tensors seeds;
+  if (stage + 1 < num_stages()) seeds = {ctx.zeros(step.shape, step.dtype)};
+  tape.backward(ctx, std::span(&root, 1), std::move(seeds));
+}
+
+void PipelineExecutor::prepare(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward) {
+  const Step step{ctx, shape, dtype, forward, nullptr};
+  for (int pass = 0; pass < 2; ++pass)
+    for (const int64_t stage : stages_) rehearse(step, stage);
+  ctx.stream->synchronize();
+  connect(ctx);
+}
+
 void PipelineExecutor::run(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward,
                            GradientSink* sink) {
   const Step step{ctx, shape, dtype, forward, sink};

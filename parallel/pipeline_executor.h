@@ -32,6 +32,14 @@ class PipelineExecutor {
   bool has_stage(int64_t stage) const { return rank_of(stage) == rank_; }
   int64_t num_stages() const { return static_cast<int64_t>(schedule_.rank_of_stage.size()); }
 
+  /// To be called before the first run() and run_forward() on a device that works on its own; collective. Connects the
+  /// ranks that exchange something, and runs forward and backward of each of this rank's stages on zeros, twice, so that
+  /// gradients are written and added to: they are left behind. A receive waits on the device for a peer, who may wait for
+  /// this rank; were code loaded, memory found or a connection made meanwhile, which may wait for all that runs on the
+  /// device, nobody would go on.
+  /// https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#lazy-loading-concurrent-execution
+  void prepare(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward);
+
   /// Every action of this rank. `shape` and `dtype` are those of what stages exchange. `sink` hears of the
   /// gradients that the last micro-batch of each stage completes; a parameter that several stages use is told
   /// of by each.
@@ -72,6 +80,8 @@ class PipelineExecutor {
   Tensor take(Channel& channel, int64_t micro_batch, const Step& step);
   void hand_over(Channel& channel, int64_t micro_batch, const Tensor& value, const Step& step);
   void drop_finished_sends();
+  void connect(const Context& ctx);
+  void rehearse(const Step& step, int64_t stage) const;
   std::string span_name(const Action& action) const;
 
   void run_forward_action(const Action& action, const Step& step);

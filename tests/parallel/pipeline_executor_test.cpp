@@ -119,6 +119,7 @@ class ClockRank {
     for (auto& [stage, w] : weights_) w.w.grad_written = false;
     executor.run(ctx, {2}, DType::f32, forward(), &sink);
   }
+  void prepare() { executor.prepare(ctx, {2}, DType::f32, forward()); }
   Tensor run_forward() { return executor.run_forward(ctx, {2}, DType::f32, forward()); }
 
   Parameter& weight(int64_t stage) { return weights_.at(stage).w; }
@@ -213,6 +214,24 @@ TEST_P(PipelineExecutorTest, EveryStageHasTheGradientOfAllMicroBatchesAndIsToldO
           std::ranges::find_if(mine.rbegin(), mine.rend(), [&](Action a) { return a.stage == stage; });
       EXPECT_EQ(told->second, static_cast<size_t>(mine.rend() - last)) << "the passes that were run before";
     }
+  });
+}
+
+TEST_P(PipelineExecutorTest, IsRehearsedWithoutATrace) {
+  LocalWorld(GetParam().ranks).run([&](Group& world) {
+    ClockRank once(world, schedule_), rehearsed(world, schedule_);
+    rehearsed.prepare();
+    std::map<int64_t, int> forward;
+    for (const TimedAction& pass : rehearsed.clock.passes)
+      if (pass.action.is_forward()) ++forward[pass.action.stage];
+    ASSERT_EQ(forward.size(), rehearsed.executor.stages().size());
+    for (const auto& [stage, count] : forward) EXPECT_EQ(count, 2) << "stage " << stage;
+    once.run();
+    rehearsed.run();
+    EXPECT_EQ(rehearsed.clock.passes, once.clock.passes);
+    EXPECT_EQ(rehearsed.sink.told.size(), once.sink.told.size());
+    for (const int64_t stage : once.executor.stages())
+      EXPECT_EQ(rehearsed.weight(stage).grad.data<float>()[0], once.weight(stage).grad.data<float>()[0]);
   });
 }
 
