@@ -11,8 +11,8 @@
 namespace trireme {
 namespace {
 
-constexpr std::string_view kLaneNames[] = {"step",          "compute", "communication",
-                                           "data", "device",  "device communication"};
+constexpr std::string_view kLaneNames[] = {"step",   "compute",              "communication", "data",
+                                           "device", "device communication", "device step"};
 
 }  // namespace
 

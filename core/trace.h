@@ -26,8 +26,8 @@ class SpanListener {
 /// Thread-safe. Times are microseconds of the steady clock since `epoch` (the same for all ranks of a machine).
 class Tracer {
  public:
-  /// The last two are what a device that works on its own did; the others, what the host did or queued.
-  enum class Lane : uint8_t { step, compute, communication, data, device, device_communication };
+  /// The last three are what a device that works on its own did; the others, what the host did or queued.
+  enum class Lane : uint8_t { step, compute, communication, data, device, device_communication, device_step };
   struct Span {
     Lane lane;
     std::string name;

@@ -6,6 +6,8 @@
 #include <map>
 #include <vector>
 
+#include "parallel/schedule/schedule.h"
+
 namespace trireme {
 namespace {
 
@@ -70,13 +72,42 @@ void add(Shares& shares, const std::string& name, int64_t ns) {
   ++share.calls;
 }
 
+/// What a table calls a phase: all passes of one kind are one.
+std::string phase_name(const std::string& span) {
+  const auto action = parse_action(span);
+  if (!action) return span;
+  switch (action->kind) {
+    case ActionKind::forward:
+      return "forward";
+    case ActionKind::backward:
+      return "backward";
+    case ActionKind::backward_input:
+      return "backward (inputs)";
+    case ActionKind::backward_weight:
+      return "backward (weights)";
+  }
+  return span;
+}
+
 }  // namespace
+
+std::vector<Tracer::Span> device_passes(std::span<const DeviceActivity> activities) {
+  std::vector<Tracer::Span> passes;
+  for (const DeviceActivity& a : activities) {
+    if (a.is_communication || a.spans.empty() || !parse_action(a.spans.front())) continue;
+    const int64_t begin_us = a.begin_ns / 1000, end_us = a.end_ns / 1000;
+    if (passes.empty() || passes.back().name != a.spans.front())
+      passes.push_back({Tracer::Lane::device_step, a.spans.front(), begin_us, end_us, -1});
+    passes.back().end_us = std::max(passes.back().end_us, end_us);
+  }
+  return passes;
+}
 
 std::string profile_table(const ProfiledSteps& steps, std::span<const DeviceActivity> activities) {
   Shares by_op, by_kernel;
   std::vector<Interval> compute, communication, all;
   for (const DeviceActivity& a : activities) {
-    const std::string phase = a.spans.empty() ? "outside of a step" : a.spans.front();
+    const std::string phase = a.spans.empty() ? "outside of a step" : phase_name(a.spans.front());
     const std::string op = a.spans.size() > 1 ? phase + ": " + a.spans.back() : phase;
     add(by_op, a.is_communication ? "communication" : op, a.end_ns - a.begin_ns);
     add(by_kernel, a.name, a.end_ns - a.begin_ns);

@@ -3,6 +3,7 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 #include "core/profiler.h"
 #include "core/trace.h"
@@ -21,5 +22,9 @@ std::string profile_table(const ProfiledSteps& steps, std::span<const DeviceActi
 
 /// The same for a host that does the work itself, from the spans of its operations.
 std::string profile_table(const ProfiledSteps& steps, std::span<const Tracer::Span> spans);
+
+/// When the device worked on each pass of a pipeline's schedule ("F0.3"): from its first kernel to its last one, the
+/// communication beside it aside. Passes of one device follow one another.
+std::vector<Tracer::Span> device_passes(std::span<const DeviceActivity> activities);
 
 }  // namespace trireme

@@ -292,22 +292,37 @@ void Trainer::control_trace() {
     trace_first_ = next;
     trace_begin_ns_ = Tracer::now_us() * 1000;
     tracer_->set_recording(true);
-    if (profiler_ && config_.run.profile.steps[0] > 0) profiler_->start();
+    start_profiler();
   } else if (tracer_->recording() && (next > last || stop_)) {
     while (step_->in_flight() > 0) collect();
     finish_trace();
   }
 }
 
+/// For a profile, and for the passes of a pipeline in a trace; the latter does without where it must.
+void Trainer::start_profiler() {
+  const bool is_profile = config_.run.profile.steps[0] > 0;
+  if (!profiler_ || (!is_profile && plan_.num_stages() == 1)) return;
+  try {
+    profiler_->start();
+    profiling_ = true;
+  } catch (const IoError& e) {
+    if (is_profile) throw;
+    say(fmt::format("note: the trace has no passes of the GPU ({})", e.what()));
+  }
+}
+
 void Trainer::finish_trace() {
-  tracer_->set_recording(false);
   ProfiledSteps steps{launched_ - trace_first_ + 1, trace_begin_ns_, Tracer::now_us() * 1000};
   const auto tokens = static_cast<double>(geometry_.global * geometry_.sequence) / static_cast<double>(world_.size());
   steps.flops_per_step = model().flops_per_token(geometry_.sequence) * tokens;
   steps.peak_flops = peak_flops_;
   const std::filesystem::path out(config_.run.out);
+  const std::vector<DeviceActivity> activities = profiling_ ? profiler_->stop() : std::vector<DeviceActivity>();
+  profiling_ = false;
+  for (const Tracer::Span& s : device_passes(activities)) tracer_->add(s.lane, s.name, s.begin_us, s.end_us);
+  tracer_->set_recording(false);
   if (config_.run.profile.steps[0] > 0) {
-    const std::vector<DeviceActivity> activities = profiler_ ? profiler_->stop() : std::vector<DeviceActivity>();
     const std::string table = profiler_ ? profile_table(steps, activities) : profile_table(steps, tracer_->spans());
     tracer_->add(activities);
     write_text_durably(out / fmt::format("profile-{:05}.txt", world_.rank()), table);

@@ -65,6 +65,7 @@ class Trainer {
   };
   Window traced_steps() const;
   void control_trace();
+  void start_profiler();
   void finish_trace();
 
   Config config_;
@@ -99,6 +100,7 @@ class Trainer {
   TrainProgress progress_;
   int64_t first_step_ = 1;  // of this process
   int64_t launched_ = 0;    // the last step that was queued
+  bool profiling_ = false;
   int64_t trace_first_ = 0;     // the step that recording began with
   int64_t trace_begin_ns_ = 0;
   double peak_flops_ = 0.0;     // of this rank

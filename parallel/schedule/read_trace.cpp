@@ -17,7 +17,7 @@ using Occurrences = std::map<std::string, std::vector<TimedAction>>;
 
 Occurrences read_actions(const std::filesystem::path& file, int rank) {
   constexpr double kMsPerUs = 1e-3;
-  Occurrences found;
+  Occurrences of_host, of_device;
   try {
     const nlohmann::json trace = nlohmann::json::parse(read_text(file));
     for (const auto& event : trace.at("traceEvents")) {
@@ -26,13 +26,14 @@ Occurrences read_actions(const std::filesystem::path& file, int rank) {
       const auto action = parse_action(name);
       if (!action) continue;
       const double begin = event.at("ts").get<double>() * kMsPerUs;
-      found[name].push_back({rank, *action, begin, begin + event.at("dur").get<double>() * kMsPerUs});
+      (event.value("cat", "") == "device step" ? of_device : of_host)[name].push_back({rank, *action, begin, begin + event.at("dur").get<double>() * kMsPerUs});
     }
   } catch (const nlohmann::json::exception& e) {
     throw ConfigError(
         fmt::format("{}: not a trace in the Trace Event Format ({}); wanted a trace-RANK.json of a run",
                     file.string(), e.what()));
   }
+  Occurrences& found = of_device.empty() ? of_host : of_device;
   for (auto& [name, actions] : found)
     std::sort(actions.begin(), actions.end(),
               [](const TimedAction& a, const TimedAction& b) { return a.begin < b.begin; });

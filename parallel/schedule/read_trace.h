@@ -9,7 +9,8 @@
 namespace trireme {
 
 /// The actions of one step, from one trace a pipeline rank, in the order of these ranks: all spans whose name
-/// is that of an action ("F0.3", see to_string), `step` counting the recorded steps from 0. Times in
+/// is that of an action ("F0.3", see to_string), those of the device where the device works on its own,
+/// `step` counting the recorded steps from 0. Times in
 /// milliseconds; the ranks' clocks are taken as one, which they are on one machine. ConfigError that names
 /// the file when it is no trace, has no such spans or fewer steps; IoError when it can't be read.
 Timeline read_trace(std::span<const std::filesystem::path> files, int64_t step);

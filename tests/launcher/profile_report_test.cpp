@@ -3,9 +3,12 @@
 
 #include <gmock/gmock.h>
 
+#include <tuple>
+
 namespace trireme {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr int64_t kMs = 1'000'000;
@@ -25,6 +28,33 @@ TEST(ProfileReport, SumsByOperationAndKernelAndFindsWhatIsExposed) {
   EXPECT_THAT(table, HasSubstr("     2.000   20.0%        0.5  backward: linear"));
   EXPECT_THAT(table, HasSubstr("     1.000   10.0%        0.5  outside of a step"));
   EXPECT_THAT(table, HasSubstr("     5.000   50.0%        1.0  gemm"));
+}
+
+TEST(ProfileReport, PassesOfOneKindAreOneRow) {
+  const std::vector<DeviceActivity> activities{{"gemm", 0, kMs, false, {"F0.0", "linear"}},
+                                               {"gemm", kMs, 3 * kMs, false, {"F0.1", "linear"}},
+                                               {"gemm", 3 * kMs, 7 * kMs, false, {"W0.1", "linear"}}};
+  const std::string table = profile_table({1, 0, 10 * kMs, 0.0, 0.0}, activities);
+  EXPECT_THAT(table, HasSubstr("     3.000   30.0%        2.0  forward: linear"));
+  EXPECT_THAT(table, HasSubstr("     4.000   40.0%        1.0  backward (weights): linear"));
+}
+
+TEST(ProfileReport, ADevicesPassesLastFromTheirFirstKernelToTheirLast) {
+  const std::vector<DeviceActivity> activities{
+      {"gemm", 1000, 3000, false, {"F0.0", "linear"}},
+      {"ncclDevKernel_SendRecv", 2000, 9000, true, {"F0.0"}},
+      {"copy", 2500, 2600, false, {"wait for the batch"}},
+      {"gelu", 4000, 5000, false, {"F0.0", "mlp"}},
+      {"gemm", 8000, 9000, false, {"F0.1", "linear"}},
+      {"gemm", 9000, 9500, false, {"F0.0", "linear"}},  // the next step's
+      {"adamw", 9500, 9900, false, {"update"}},
+  };
+  std::vector<std::tuple<std::string, int64_t, int64_t>> passes;
+  for (const Tracer::Span& s : device_passes(activities)) {
+    EXPECT_EQ(s.lane, Tracer::Lane::device_step);
+    passes.emplace_back(s.name, s.begin_us, s.end_us);
+  }
+  EXPECT_THAT(passes, ElementsAre(std::tuple("F0.0", 1, 5), std::tuple("F0.1", 8, 9), std::tuple("F0.0", 9, 9)));
 }
 
 TEST(ProfileReport, OfAHostThatDoesTheWorkItselfIsMadeOfSpans) {

@@ -144,6 +144,20 @@ TEST_F(ReadTraceTest, GivesBackWhatRanksRecorded) {
   EXPECT_NEAR(again.makespan, second.makespan, 1e-6);
 }
 
+TEST_F(ReadTraceTest, TakesWhatADeviceDidAndNotWhenItWasQueued) {
+  Tracer tracer(0, "a rank");
+  tracer.set_recording(true);
+  for (const auto& [lane, begin_us] : {std::pair{Tracer::Lane::step, 100}, {Tracer::Lane::device_step, 7000}}) {
+    tracer.add(lane, "F0.0", begin_us, begin_us + 10);
+    tracer.add(lane, "B0.0", begin_us + 3000, begin_us + 5000);
+  }
+  tracer.write(path(0));
+  const Timeline t = read_trace(std::vector{path(0)}, 0);
+  ASSERT_EQ(t.actions.size(), 2U);
+  EXPECT_NEAR(t.makespan, 5.0, 1e-6);
+  EXPECT_THAT(refusal(1), HasSubstr("is there 1 times")) << "of the device's";
+}
+
 TEST_F(ReadTraceTest, RefusesWhatIsNoPipelineTrace) {
   std::ofstream(path(0)) << "not json";
   EXPECT_THAT(refusal(0), HasSubstr("trace-0.json: not a trace"));
