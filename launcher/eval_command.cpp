@@ -51,11 +51,9 @@ void check_same_tokenizer(const std::string& data, const std::string& data_token
 }
 
 void eval(const EvalOptions& options, Group& world) {
-  LoadedModel loaded = load_model(options.checkpoint, options.device, options.layout, world);
+  LoadedModel loaded = load_model(options.checkpoint, options.device, options.layout, ModelUse::evaluation, options.sequence, world);
   const ModelConfig& model = loaded.config();
   const int64_t sequence = options.sequence > 0 ? options.sequence : model.context;
-  if (sequence > model.context)
-    throw ConfigError(fmt::format("--sequence {} is longer than the model's context of {}", sequence, model.context));
   const DataInfo info = read_glob_info(options.data);
   check_same_tokenizer(options.data, info.tokenizer, tokenizer_of(loaded.checkpoint));
   const DataSource source{options.data, 1.0};
@@ -84,6 +82,8 @@ void add_eval_command(CLI::App& app) {
       ->check(at_least_option(0));
   add_device_options(*command, options->device);
   add_layout_options(*command, options->layout);
+  command->add_option("--context", options->layout.context, "Ranks that share the tokens of each sample")
+      ->check(at_least_option(1))->capture_default_str();
   command->add_flag("--json", options->json, "Prints one JSON object");
   command->footer("Example:\n  trireme eval runs/char --data 'data/kjv/valid*.bin' --json\n"
                   "  mpirun -n 4 trireme eval runs/gpt2 --data 'data/valid*.bin' --tensor 2 --pipeline 2");

@@ -25,7 +25,7 @@ struct GenerateOptions {
 
 void generate_text(GenerateOptions options, Group& world) {
   check_sampling(options.sampling);
-  LoadedModel loaded = load_model(options.checkpoint, options.device, options.layout, world);
+  LoadedModel loaded = load_model(options.checkpoint, options.device, options.layout, ModelUse::generation, 0, world);
   if (options.tokenizer.empty()) options.tokenizer = tokenizer_of(loaded.checkpoint);
   if (options.tokenizer.empty())
     throw ConfigError(loaded.checkpoint.string() +
@@ -35,6 +35,7 @@ void generate_text(GenerateOptions options, Group& world) {
     throw ConfigError(fmt::format("--tokenizer {}: has {} tokens, the model knows {}; give the one it was trained with",
                                   options.tokenizer, tokenizer->vocab_size(), loaded.config().vocab));
   options.sampling.stop = tokenizer->end_of_text();
+  options.sampling.vocab = tokenizer->vocab_size();
   Context ctx = loaded.context();
   const bool prints = world.rank() == 0;
   // Bytes of one token may be part of a character: they are written as they come.

@@ -22,7 +22,8 @@ void add_layout_options(CLI::App& command, LayoutOptions& options) {
   command.add_option("--pipeline", options.pipeline, "Ranks that share the layers")->check(at_least_option(1))->capture_default_str();
 }
 
-LoadedModel load_model(const std::filesystem::path& path, const DeviceOptions& device, const LayoutOptions& layout, Group& world) {
+LoadedModel load_model(const std::filesystem::path& path, const DeviceOptions& device, const LayoutOptions& layout,
+                       ModelUse use, int64_t sequence, Group& world) {
   LoadedModel loaded;
   loaded.checkpoint = find_checkpoint(path);
   CheckpointReader reader(loaded.checkpoint);
@@ -30,10 +31,14 @@ LoadedModel load_model(const std::filesystem::path& path, const DeviceOptions& d
   ParallelConfig parallel;
   parallel.tensor = layout.tensor;
   parallel.pipeline = layout.pipeline;
-  ParallelPlan plan = plan_parallel(config, parallel, {.micro = 1, .sequence = config.context, .micro_batches = 1}, world.size());
+  parallel.context = layout.context;
+  if (sequence == 0) sequence = config.context;
+  if (sequence > config.context)
+    throw ConfigError(fmt::format("--sequence {} is longer than the model's context of {}", sequence, config.context));
+  ParallelPlan plan = plan_parallel(config, parallel, {.micro = 1, .sequence = sequence, .micro_batches = 1}, world.size());
   loaded.engine = std::make_unique<Engine>(make_backend(device, world));
   loaded.mesh = std::make_unique<Mesh>(parallel, world, loaded.engine->backend());
-  loaded.model = std::make_unique<ParallelModel>(config, parallel, std::move(plan), *loaded.mesh, /*training=*/false);
+  loaded.model = std::make_unique<ParallelModel>(config, parallel, std::move(plan), *loaded.mesh, use);
   Context ctx = loaded.context();
   loaded.buckets = plan_buckets(loaded.model->parameters(), size_t{32} << 20);
   allocate_weights(ctx, loaded.buckets);

@@ -20,8 +20,9 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 struct LayoutOptions {
   int64_t tensor = 1;
   int64_t pipeline = 1;
+  int64_t context = 1;  // not for generation
 };
-/// --tensor and --pipeline of a command that mpirun or srun may start.
+/// --tensor and --pipeline of a command that mpirun or srun may start; --context is the command's own.
 void add_layout_options(CLI::App& command, LayoutOptions& options);
 
 struct LoadedModel {
@@ -35,8 +36,10 @@ struct LoadedModel {
   const ModelConfig& config() const { return model->model().config(); }
 };
 
-/// Builds the model that the checkpoint describes, divided over `world`, and reads its weights, in f32. Collective.
-LoadedModel load_model(const std::filesystem::path& path, const DeviceOptions& device, const LayoutOptions& layout, Group& world);
+/// Builds the model that the checkpoint describes, divided over `world`, and reads its weights, in f32, for samples of
+/// `sequence` tokens; 0: the model's context. Collective.
+LoadedModel load_model(const std::filesystem::path& path, const DeviceOptions& device, const LayoutOptions& layout,
+                       ModelUse use, int64_t sequence, Group& world);
 
 /// The tokenizer that a checkpoint's model was trained with: "bytes", or the path of a model file that exists.
 /// "" when the checkpoint does not tell.

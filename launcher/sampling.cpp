@@ -65,8 +65,8 @@ std::vector<int32_t> generate(Context& ctx, ParallelModel& model, std::span<cons
                               const std::function<void(int32_t)>& on_token) {
   check_sampling(config);
   if (prompt.empty()) throw ConfigError("generate: the prompt has no tokens; give at least one");
-  const ModelConfig& config_of_model = model.model().config();
-  const int64_t context = config_of_model.context;
+  const int64_t context = model.model().config().context, true_vocab = model.model().config().true_vocab;
+  const int64_t vocab = config.vocab > 0 ? std::min(config.vocab, true_vocab) : true_vocab;
   std::vector<int32_t> text(prompt.begin(), prompt.end());
   std::span<const int32_t> fresh = text;
   if (static_cast<int64_t>(text.size()) > context) fresh = fresh.last(static_cast<size_t>(context));
@@ -82,7 +82,7 @@ std::vector<int32_t> generate(Context& ctx, ParallelModel& model, std::span<cons
     const Tensor logits = feed(ctx, model, fresh, cache);
     held += static_cast<int64_t>(fresh.size());
     const float uniform = to_uniform(random.block(static_cast<uint64_t>(i))[0]);
-    const int32_t token = draw_token(to_host(ctx, logits, config_of_model.true_vocab), config, uniform);
+    const int32_t token = draw_token(to_host(ctx, logits, vocab), config, uniform);
     if (token == config.stop) break;
     text.push_back(token);
     on_token(token);

@@ -17,6 +17,7 @@ struct SamplingConfig {
   double top_p = 1.0;        // keep the likeliest that together have this probability
   uint64_t seed = 1;
   int32_t stop = -1;         // ends the text when drawn; -1: never
+  int64_t vocab = 0;         // tokens that may be drawn: those below; 0: all of the model's
 };
 
 /// Throws ConfigError when a value lies outside its range.

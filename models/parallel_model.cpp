@@ -24,10 +24,10 @@ class StageSink : public GradientSink {
   std::unordered_map<Parameter*, int> uses_;
 };
 
-ModelLayout layout_of(const ParallelConfig& parallel, Mesh& mesh, bool training) {
+ModelLayout layout_of(const ParallelConfig& parallel, Mesh& mesh, ModelUse use) {
   ModelLayout layout;
-  layout.tensor = TensorParallel(mesh.group(Axis::tensor), parallel.sequence && training);
-  if (training && mesh.shape().size(Axis::context) > 1) layout.context = &mesh.group(Axis::context);
+  layout.tensor = TensorParallel(mesh.group(Axis::tensor), parallel.sequence && use == ModelUse::training);
+  if (use != ModelUse::generation && mesh.shape().size(Axis::context) > 1) layout.context = &mesh.group(Axis::context);
   return layout;
 }
 
@@ -39,9 +39,9 @@ Tensor settled(Context& ctx, const nn::Residual& stream) {
 }  // namespace
 
 ParallelModel::ParallelModel(const ModelConfig& config, const ParallelConfig& parallel, ParallelPlan plan,
-                             Mesh& mesh, bool training)
+                             Mesh& mesh, ModelUse use)
     : plan_(std::move(plan)),
-      model_(make_model(config, layout_of(parallel, mesh, training))),
+      model_(make_model(config, layout_of(parallel, mesh, use))),
       executor_(std::make_unique<PipelineExecutor>(plan_.schedule, mesh.group(Axis::pipeline))),
       pipeline_(mesh.group(Axis::pipeline)) {
   for (const int64_t stage : executor_->stages()) {
@@ -51,7 +51,7 @@ ParallelModel::ParallelModel(const ModelConfig& config, const ParallelConfig& pa
       if (++uses_[p] == 1) parameters_.push_back(p);
   }
   find_shared_parameters();
-  make_groups(mesh, training);
+  if (use == ModelUse::training) make_groups(mesh);
 }
 
 /// Parameters that stages of several pipeline ranks use, such as tied embeddings: the first of these ranks is
@@ -80,8 +80,7 @@ void ParallelModel::find_shared_parameters() {
   }
 }
 
-void ParallelModel::make_groups(Mesh& mesh, bool training) {
-  if (!training) return;
+void ParallelModel::make_groups(Mesh& mesh) {
   batch_ = mesh.make_group({Axis::data, Axis::context}, "gradients");
   if (model_->layout().tensor.sequence())
     batch_and_tensor_ = mesh.make_group({Axis::data, Axis::context, Axis::tensor}, "gradients of norms");

@@ -11,13 +11,15 @@
 
 namespace trireme {
 
+/// What a model is for. Only training has gradients and their groups; for generation, a sample's tokens stay whole on
+/// every context rank.
+enum class ModelUse : uint8_t { training, evaluation, generation };
+
 class ParallelModel {
  public:
   /// Collective over the mesh's world. `plan` is that of the same config and ranks; the mesh outlives this.
-  /// With `training` false, activations stay whole on tensor and context ranks, as generation needs them, and
-  /// there are no reduce_groups().
   ParallelModel(const ModelConfig& config, const ParallelConfig& parallel, ParallelPlan plan, Mesh& mesh,
-                bool training = true);
+                ModelUse use = ModelUse::training);
 
   Model& model() { return *model_; }
   const Model& model() const { return *model_; }
@@ -56,7 +58,7 @@ class ParallelModel {
 
  private:
   void find_shared_parameters();
-  void make_groups(Mesh& mesh, bool training);
+  void make_groups(Mesh& mesh);
   Tensor run_stage(Context& ctx, int64_t stage, const Tensor& received, const MicroBatch& batch) const;
   Shape activation_shape(const MicroBatch& batch) const;
   DType activation_dtype() const;

@@ -2,9 +2,10 @@
 import json
 import math
 import re
+import subprocess
 import unittest
 
-from harness import VOCAB, CommandTest, write_text
+from harness import TRIREME, VOCAB, CommandTest, write_text
 
 COMMANDS = ["train", "launch", "plan", "prepare", "generate", "eval", "inspect", "import", "export", "bench"]
 
@@ -73,6 +74,12 @@ class Text(CommandTest):
         self.assertLess(score["bits_per_byte"], score["loss"] / math.log(2))
         self.trireme_stdout("generate", self.run_folder, "--prompt", "The oars", "--tokens", 10)
         self.assertIn("300", self.trireme("inspect", models[0]))
+        # A tokenizer of fewer tokens than the model knows: those that it has no text for are not drawn.
+        command = [TRIREME, "generate", self.run_folder, "--tokenizer", "bytes", "--tokens", "60", "--temperature", "1e3"]
+        done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, env=self.environment(),
+                              cwd=self.folder, timeout=60)  # bytes that may be no text
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertGreater(len(done.stdout), 5)
 
     def test_eval_refuses_tokens_of_another_tokenizer(self):
         self.prepare("--tokenizer", "sentencepiece", "--vocab", 300)

@@ -69,7 +69,9 @@ class Layouts(CommandTest):
             self.assertEqual(self.on_ranks(ranks, *sample, *layout), text, layout)
             found = json.loads(self.on_ranks(ranks, *score, *layout))
             self.assertAlmostEqual(found["loss"], loss, delta=1e-5 * loss, msg=layout)
-        self.assertAlmostEqual(json.loads(self.on_ranks(2, *score))["loss"], loss, delta=1e-5 * loss, msg="data 2")
+        for ranks, layout in ((2, []), (2, ["--context", 2]), (4, ["--context", 2, "--pipeline", 2])):
+            found = json.loads(self.on_ranks(ranks, *score, *layout))
+            self.assertAlmostEqual(found["loss"], loss, delta=1e-5 * loss, msg=layout)
 
     def test_plan_shows_what_each_rank_would_do(self):
         config = self.make_config(model=MODEL, parallel={"pipeline": 2, "tensor": 2, "schedule": "zb-h1"})

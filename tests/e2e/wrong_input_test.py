@@ -135,7 +135,7 @@ class WrongUse(CommandTest):
         self.assertIn("run.threads", shown)
 
     def test_a_number_out_of_range_is_named_in_few_words(self):
-        cases = [("eval", "--threads"), ("eval", "--batches"), ("eval", "--micro"), ("eval", "--sequence"), ("generate", "--threads"),
+        cases = [("eval", "--threads"), ("eval", "--batches"), ("eval", "--micro"), ("eval", "--sequence"), ("eval", "--context"), ("generate", "--threads"),
                  ("generate", "--seed"), ("import", "--vocab")]
         for command, option in cases:
             with self.subTest(command=command, option=option):
