@@ -89,6 +89,14 @@ std::optional<std::string> DeviceEngine::failure() const {
   return failure_;
 }
 
+void DeviceEngine::drop_tensors(DeviceOperation& operation) {
+  Tensor input, output;  // given back without the mutex
+  Lock lock(mutex_);
+  std::swap(input, operation.call_.input);
+  std::swap(output, operation.call_.output);
+  lock.unlock();
+}
+
 /// Looks at everything once; true when something moved.
 bool DeviceEngine::progress() {
   if (queues_.empty()) return false;

@@ -42,6 +42,8 @@ class DeviceEngine : public std::enable_shared_from_this<DeviceEngine> {
   /// Looks until `over()`, which is asked with the mutex held.
   void drive_until(const std::function<bool()>& over);
   std::optional<std::string> failure() const;
+  /// Of an operation that is issued.
+  void drop_tensors(DeviceOperation& operation);
 
   /// The end of the group: what is issued may end (a second at most; not while an exception passes by), the rest is given
   /// up, and the link goes.

@@ -6,6 +6,10 @@
 
 namespace trireme {
 
+bool can_connect_gpus(Group& host, const Backend& backend) {
+  return backend.device() != Device{} && host.size() > 1 && comm::have_own_gpus(host, backend.device().index);
+}
+
 std::unique_ptr<Group> make_device_group(Group& host, Backend& backend, std::string_view name,
                                          const DeviceGroupOptions& options) {
   if (backend.device() == Device{}) return host.duplicate(name);
@@ -50,6 +54,7 @@ Work DeviceGroup::submit(DeviceCall call, std::string_view label, Stream* after)
     ready->record(*after);
   }
   auto operation = make_operation(std::move(call), label, std::move(ready));
+  operation->set_user(after);
   engine_->submit(operation);
   return Work(std::move(operation));
 }

@@ -10,8 +10,14 @@
 namespace trireme {
 
 struct DeviceGroupOptions {
-  int nccl_ctas = 0;  // thread blocks that NCCL takes of the GPU for a communicator; 0: its own choice
+  int nccl_ctas = 0;    // thread blocks that NCCL takes of the GPU for a communicator; 0: its own choice
+  bool staged = false;  // through host memory, whatever there is
 };
+
+/// Whether each of these ranks has a GPU of its own that NCCL can connect. Groups whose ranks overlap should go one way:
+/// those of NCCL wait on the device, those through host memory on the host, and together they may wait for each other.
+/// Collective; false for the host's own backend.
+bool can_connect_gpus(Group& host, const Backend& backend);
 
 /// The ranks of `host`, as a group called `name` for tensors of the backend's device and of the host. For the host's own
 /// backend that is host.duplicate(name). On GPUs it is NCCL where this build has it and each rank has a GPU of its own;
@@ -21,8 +27,9 @@ std::unique_ptr<Group> make_device_group(Group& host, Backend& backend, std::str
 
 namespace comm {
 
-/// The same of a host group of two ranks or more, and a GPU's backend: by comm/nccl/ or comm/no_nccl/.
+/// The same two of a host group of two ranks or more, and a GPU's backend: by comm/nccl/ or comm/no_nccl/.
 std::unique_ptr<Group> make_gpu_group(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options);
+bool have_own_gpus(Group& host, int device);
 
 class DeviceGroup : public Group {
  public:

@@ -42,10 +42,15 @@ void DeviceOperation::wait() {
   throw_if_failed();
 }
 
-void DeviceOperation::wait(Stream& stream) {
+void DeviceOperation::wait_until_issued() {
   if (stage() == Stage::queued) engine_->drive_until([this] { return stage() != Stage::queued; });
   throw_if_failed();
+}
+
+void DeviceOperation::wait(Stream& stream) {
+  wait_until_issued();
   end_->wait(stream);
+  if (&stream == user_) engine_->drop_tensors(*this);
 }
 
 std::optional<Failure> failure_of(const Work& work) {

@@ -32,6 +32,10 @@ class DeviceOperation : public Work::State {
   DeviceOperation(DeviceCall call, std::string_view label, const GroupOptions& options, std::unique_ptr<Event> after,
                   std::unique_ptr<Event> end);
 
+  /// The stream that its tensors are used on, if any. Once that one waits, they may be given back: memory is reused in the
+  /// order of the stream. Else the host, which is ahead of the device, would keep the tensors of all that is under way.
+  void set_user(const Stream* user) { user_ = user; }
+
   const std::string label;
   const GroupOptions options;
   const size_t bytes;
@@ -42,6 +46,7 @@ class DeviceOperation : public Work::State {
   bool done() const override { return stage() >= Stage::finished; }
   void wait() override;
   void wait(Stream& stream) override;
+  void wait_until_issued() override;
 
  protected:
   /// Goes on as far as it can without waiting. True when all that is left is queued on the device, with end_ recorded
@@ -66,6 +71,7 @@ class DeviceOperation : public Work::State {
   Stage stage() const { return stage_.load(std::memory_order_acquire); }
   void throw_if_failed() const;
 
+  const Stream* user_ = nullptr;
   std::shared_ptr<DeviceEngine> engine_;  // set when it is submitted
   std::optional<Clock::time_point> begun_at_;
   int64_t begun_us_ = 0;  // of the trace

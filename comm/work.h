@@ -19,6 +19,7 @@ class [[nodiscard]] Work {
     virtual bool done() const = 0;
     virtual void wait() = 0;
     virtual void wait(Stream&) { wait(); }
+    virtual void wait_until_issued() {}
   };
 
   Work() = default;
@@ -32,6 +33,11 @@ class [[nodiscard]] Work {
   /// Work queued on `stream` from here on sees the result. For host memory the same as wait().
   void wait(Stream& stream) const {
     if (state_) state_->wait(stream);
+  }
+  /// Blocks until nothing more of it is the host's to do. What may wait for all of a device's work, as loading a kernel may,
+  /// must not come between the halves of an exchange.
+  void wait_until_issued() const {
+    if (state_) state_->wait_until_issued();
   }
   /// True when wait() would not block: done, or failed.
   bool done() const { return !state_ || state_->done(); }

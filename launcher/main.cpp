@@ -86,6 +86,8 @@ void set_environment_defaults() {
   // Kernels that wait for other ranks must not stand before those that compute in one of the GPU's queues: of the default
   // 8, streams share them.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+  // NCCL connects all that a communicator may need when it is made, not between a step's kernels.
+  setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);
 }
 
 }  // namespace

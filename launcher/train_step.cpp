@@ -33,6 +33,11 @@ TrainStep::~TrainStep() {
   ctx_.allocator->forget_recording();
 }
 
+void TrainStep::prepare() {
+  parts_.stats.barrier("connection").wait();
+  parts_.model.prepare(ctx_, [this](int64_t i) { return micro_batch(i); }, stats_.flat_view(loss, {1}));
+}
+
 /// Everything of a step that comes from the host; the rest reads it on the device.
 void TrainStep::put_inputs(const Batch& batch, double lr, StepRequests requests) {
   const auto put = [&](const Tensor& to, const void* from) { ctx_.backend->copy(to.raw(), from, to.bytes(), *ctx_.stream); };
@@ -116,11 +121,12 @@ void TrainStep::launch(const Batch& batch, double lr, StepRequests requests) {
   TRIREME_ASSERT(in_flight() < kMaxInFlight, "too many steps in flight: collect() first");
   Slot& slot = slots_[static_cast<size_t>(launched_) % kMaxInFlight];
   slot.step = batch.step;
+  if (launched_ == 0) prepare();
   slot.begin_us = Tracer::now_us();
   put_inputs(batch, lr, requests);
   TRIREME_ASSERT(launched_ == 0 || batch.first_sample == first_sample_, "a rank's part of a batch moved");
   first_sample_ = batch.first_sample;
-  if (launched_++ == 0) parts_.model.prepare(ctx_, micro_batch(0));
+  ++launched_;
   if (!replay()) compute();
   read_back(slot);
 }

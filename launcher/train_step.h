@@ -75,6 +75,7 @@ class TrainStep {
     std::unique_ptr<Event> done;
   };
 
+  void prepare();  // before the first step
   void put_inputs(const Batch& batch, double lr, StepRequests requests);
   void compute();  // all work on the device, from the inputs to the updated weights
   bool replay();   // the same, recorded; false when there is no recording

@@ -127,21 +127,12 @@ Tensor ParallelModel::run_stage(Context& ctx, int64_t stage, const Tensor& recei
   return stage + 1 == plan_.num_stages() ? out.loss : settled(ctx, out.stream);
 }
 
-void ParallelModel::prepare(const Context& ctx, const MicroBatch& batch) {
-  if (pipeline_.size() == 1) return;
-  executor_->prepare(ctx, activation_shape(batch), activation_dtype(),
-                     [&](Context& inner, int64_t stage, int64_t, const Tensor& received) {
-                       return run_stage(inner, stage, received, batch);
-                     });
-}
-
-void ParallelModel::train(const Context& outer, const std::function<MicroBatch(int64_t)>& batch_of,
-                          const Tensor& loss_sum, GradientSink* sink) {
-  const MicroBatch first = batch_of(0);
-  const int64_t samples = first.tokens.dim(0);
-  StageSink stage_sink(sink, uses_);
-  const auto forward = [&](Context& ctx, int64_t stage, int64_t micro_batch, const Tensor& received) {
-    ctx.random.first_sample = outer.random.first_sample + micro_batch * samples;
+/// Forward of a stage in training; losses are added to `loss_sum` where they count.
+StageForward ParallelModel::training_stage(const Context& outer, const std::function<MicroBatch(int64_t)>& batch_of,
+                                           const Tensor& loss_sum) const {
+  const int64_t first_sample = outer.random.first_sample, samples = batch_of(0).tokens.dim(0);
+  return [=, this](Context& ctx, int64_t stage, int64_t micro_batch, const Tensor& received) {
+    ctx.random.first_sample = first_sample + micro_batch * samples;
     const Tensor out = run_stage(ctx, stage, received, batch_of(micro_batch));
     if (stage + 1 == plan_.num_stages() && counts_loss()) {
       Tensor sum = loss_sum;
@@ -149,7 +140,23 @@ void ParallelModel::train(const Context& outer, const std::function<MicroBatch(i
     }
     return out;
   };
-  executor_->run(outer, activation_shape(first), activation_dtype(), forward, &stage_sink);
+}
+
+void ParallelModel::prepare(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of,
+                            const Tensor& loss_sum) {
+  const TensorParallel& tensor = model_->layout().tensor;
+  for (Group* group : {batch_.get(), batch_and_tensor_.get(), batch_and_stages_.get(), kv_sharers_.get(),
+                       tensor.size() > 1 ? &tensor.group() : nullptr})
+    if (group) group->barrier("connection").wait();
+  if (pipeline_.size() == 1) return;
+  executor_->prepare(ctx, activation_shape(batch_of(0)), activation_dtype(), training_stage(ctx, batch_of, loss_sum));
+}
+
+void ParallelModel::train(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of,
+                          const Tensor& loss_sum, GradientSink* sink) {
+  StageSink stage_sink(sink, uses_);
+  executor_->run(ctx, activation_shape(batch_of(0)), activation_dtype(), training_stage(ctx, batch_of, loss_sum),
+                 &stage_sink);
 }
 
 Tensor ParallelModel::loss(const Context& ctx, const MicroBatch& batch) {

@@ -38,9 +38,10 @@ class ParallelModel {
   /// Tokens of each sample that are here.
   int64_t sequence_here(int64_t sequence) const { return sequence / model_->layout().context_size(); }
 
-  /// To be called before the first train(), with a micro-batch of its size; collective over the model's ranks. What is in
-  /// the gradients afterwards means nothing. See PipelineExecutor::prepare.
-  void prepare(const Context& ctx, const MicroBatch& batch);
+  /// To be called before the first train(), with what that gets; collective over the mesh. Connects the ranks, and has the
+  /// stages of a pipeline rehearsed (see PipelineExecutor::prepare). What is in the gradients and the sum afterwards means
+  /// nothing.
+  void prepare(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of, const Tensor& loss_sum);
 
   /// Forward and backward of a step's micro-batches, which `batch_of(i)` gives, this rank's tokens of them.
   /// Losses are added to `loss_sum` f32 [1] on ranks that count_loss(). ctx.random.first_sample is that of
@@ -59,6 +60,8 @@ class ParallelModel {
  private:
   void find_shared_parameters();
   void make_groups(Mesh& mesh);
+  StageForward training_stage(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of,
+                              const Tensor& loss_sum) const;
   Tensor run_stage(Context& ctx, int64_t stage, const Tensor& received, const MicroBatch& batch) const;
   Shape activation_shape(const MicroBatch& batch) const;
   DType activation_dtype() const;

@@ -128,8 +128,9 @@ Mesh::Mesh(const ParallelConfig& config, Group& world, Backend& backend, const D
   if (backend.device() == Device{}) return;
   backend_ = &backend;
   options_ = options;
+  options_.staged = options.staged || !can_connect_gpus(world, backend);
   for (size_t axis = 0; axis < kNumAxes; ++axis)
-    device_groups_[axis] = make_device_group(*host_groups_[axis], backend, kNames[axis], options);
+    device_groups_[axis] = make_device_group(*host_groups_[axis], backend, kNames[axis], options_);
 }
 
 std::unique_ptr<Group> Mesh::make_group(std::initializer_list<Axis> axes, std::string_view name) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/trace.h"
+#include "parallel/schedule/own_actions.h"
 
 namespace trireme {
 PipelineExecutor::PipelineExecutor(Schedule schedule, Group& pipeline)
@@ -35,11 +36,11 @@ void PipelineExecutor::plan_channel(int64_t maker, int64_t taker, Direction dire
   c.peer = has_stage(maker) ? rank_of(taker) : rank_of(maker);
   c.tag = static_cast<int>(2 * maker) + (direction == Direction::backward ? 1 : 0);
   c.order = schedule_.channel_order(static_cast<int>(maker), direction);
+  if (!has_stage(maker)) c.own_before = own_actions_before(schedule_, rank_, static_cast<int>(maker), direction);
   channels_.emplace(std::pair(maker, direction), std::move(c));
 }
 
 void PipelineExecutor::post_receive(Channel& c, const Step& step) {
-  if (c.posted == c.order.size()) return;
   const int64_t micro_batch = c.order[c.posted++];
   const Tensor buffer = step.ctx.empty(step.shape, step.dtype);
   Work work =
@@ -47,23 +48,28 @@ void PipelineExecutor::post_receive(Channel& c, const Step& step) {
   c.arriving.emplace(micro_batch, std::pair(buffer, std::move(work)));
 }
 
-/// What the channel brings of a micro-batch; asks for the next one, which arrives while this one is worked
-/// on.
-Tensor PipelineExecutor::take(Channel& c, int64_t micro_batch, const Step& step) {
-  if (c.peer != rank_) {
-    while (!c.arriving.contains(micro_batch)) {
-      TRIREME_ASSERT(c.posted < c.order.size(), "a micro-batch that nobody sends");
+/// The next message of each channel, which arrives while others are worked on, as soon as it doesn't wait for
+/// this rank itself.
+void PipelineExecutor::post_receives(const Step& step) {
+  for (auto& [key, c] : channels_)
+    if (c.posted < c.own_before.size() && c.arriving.empty() && c.own_before[c.posted] <= done_)
       post_receive(c, step);
-    }
+}
+
+/// What the channel brings of a micro-batch.
+Tensor PipelineExecutor::take(Channel& c, int64_t micro_batch, const Step& step) {
+  const bool is_message = c.peer != rank_;
+  if (is_message && !step.exchanges) return step.ctx.zeros(step.shape, step.dtype);
+  while (is_message && !c.arriving.contains(micro_batch)) {
+    TRIREME_ASSERT(c.posted < c.order.size(), "a micro-batch that nobody sends");
+    post_receive(c, step);
   }
   const auto found = c.arriving.find(micro_batch);
   TRIREME_ASSERT(found != c.arriving.end(), "a micro-batch that is not there yet");
   auto [value, work] = std::move(found->second);
   c.arriving.erase(found);
-  if (c.peer != rank_) {
-    if (c.arriving.empty()) post_receive(c, step);
-    work.wait(*step.ctx.stream);
-  }
+  if (is_message) post_receives(step);
+  work.wait(*step.ctx.stream);
   return value;
 }
 
@@ -74,6 +80,7 @@ void PipelineExecutor::hand_over(Channel& c, int64_t micro_batch, const Tensor& 
     c.arriving.emplace(micro_batch, std::pair(value.detach(), Work()));
     return;
   }
+  if (!step.exchanges) return;
   sends_.push_back(
       group_->send(value, c.peer, c.tag, fmt::format("micro-batch {}", micro_batch), step.ctx.stream));
 }
@@ -136,61 +143,48 @@ void PipelineExecutor::run_backward_action(const Action& action, const Step& ste
   if (action.makes_weight_gradient()) in_flight_.erase(found);
 }
 
-/// A byte through every channel.
+/// A byte through every channel, one after the other: all ranks have them in one order.
 void PipelineExecutor::connect(const Context& ctx) {
   const Tensor byte = ctx.zeros({1}, DType::u8, MemoryClass::workspace);
-  std::vector<Work> works;
   for (const auto& [key, c] : channels_) {
     if (c.peer == rank_) continue;
-    if (has_stage(key.first))
-      works.push_back(group_->send(byte, c.peer, c.tag, "connection", ctx.stream));
-    else
-      works.push_back(group_->recv(ctx.empty({1}, DType::u8, MemoryClass::workspace), c.peer, c.tag,
-                                   "connection", ctx.stream));
+    const Work work = has_stage(key.first) ? group_->send(byte, c.peer, c.tag, "connection", ctx.stream)
+                                           : group_->recv(byte, c.peer, c.tag, "connection", ctx.stream);
+    work.wait();
   }
-  for (Work& work : works) work.wait();
 }
 
-void PipelineExecutor::rehearse(const Step& step, int64_t stage) const {
-  Tape tape;
-  Context ctx = step.ctx;
-  ctx.tape = &tape;
-  ctx.gradients = nullptr;
+void PipelineExecutor::prepare(const Context& outer, const Shape& shape, DType dtype,
+                               const StageForward& forward) {
+  Context ctx = outer;
   ctx.tracer = nullptr;  // no part of a step
-  const Tensor received = stage > 0 ? tape.watch(ctx.zeros(step.shape, step.dtype)) : Tensor();
-  const Tensor root = step.forward(ctx, stage, 0, received);
-  Tensors seeds;
-  if (stage + 1 < num_stages()) seeds = {ctx.zeros(step.shape, step.dtype)};
-  tape.backward(ctx, std::span(&root, 1), std::move(seeds));
-}
-
-void PipelineExecutor::prepare(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward) {
-  const Step step{ctx, shape, dtype, forward, nullptr};
-  for (int pass = 0; pass < 2; ++pass)
-    for (const int64_t stage : stages_) rehearse(step, stage);
+  run_actions({ctx, shape, dtype, forward, nullptr, /*exchanges=*/false});
   ctx.stream->synchronize();
   connect(ctx);
 }
 
 void PipelineExecutor::run(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward,
                            GradientSink* sink) {
-  const Step step{ctx, shape, dtype, forward, sink};
+  run_actions({ctx, shape, dtype, forward, sink});
+  for (; !sends_.empty(); sends_.pop_front()) sends_.front().wait(*ctx.stream);
+}
+
+void PipelineExecutor::run_actions(const Step& step) {
   in_flight_.clear();
   for (auto& [key, c] : channels_) {
     c.posted = 0;
     c.arriving.clear();
-    if (!has_stage(key.first)) post_receive(c, step);
   }
   const std::vector<Action>& mine = schedule_.ranks[static_cast<size_t>(rank_)];
-  for (size_t i = 0; i < mine.size(); ++i) {
-    const Action& action = mine[i];
+  for (done_ = 0; done_ < mine.size(); ++done_) {
+    if (step.exchanges) post_receives(step);
+    const Action& action = mine[done_];
     if (action.is_forward())
       run_forward_action(action, step);
     else
-      run_backward_action(action, step, completes_gradients_[i]);
+      run_backward_action(action, step, completes_gradients_[done_]);
     drop_finished_sends();
   }
-  for (; !sends_.empty(); sends_.pop_front()) sends_.front().wait(*ctx.stream);
   TRIREME_ASSERT(in_flight_.empty(), "micro-batches were left without a backward pass");
 }
 

@@ -32,11 +32,10 @@ class PipelineExecutor {
   bool has_stage(int64_t stage) const { return rank_of(stage) == rank_; }
   int64_t num_stages() const { return static_cast<int64_t>(schedule_.rank_of_stage.size()); }
 
-  /// To be called before the first run() and run_forward() on a device that works on its own; collective. Connects the
-  /// ranks that exchange something, and runs forward and backward of each of this rank's stages on zeros, twice, so that
-  /// gradients are written and added to: they are left behind. A receive waits on the device for a peer, who may wait for
-  /// this rank; were code loaded, memory found or a connection made meanwhile, which may wait for all that runs on the
-  /// device, nobody would go on.
+  /// To be called before the first run() and run_forward(); collective. Runs this rank's actions on zeros, which leaves
+  /// gradients behind, and then connects the ranks that exchange something. On a device that works on its own, sends and
+  /// receives wait there for a peer, who may wait for this rank: were code loaded, memory found or a connection made
+  /// meanwhile, which may wait for all that runs on the device, nobody would go on.
   /// https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#lazy-loading-concurrent-execution
   void prepare(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward);
 
@@ -56,6 +55,7 @@ class PipelineExecutor {
     int peer = 0;  // the rank at the other end; this one where both stages are here
     int tag = 0;
     std::vector<uint16_t> order;                          // micro-batches, as the maker has them
+    std::vector<size_t> own_before;  // of each: the actions of this rank that it waits for, where it is received
     size_t posted = 0;                                    // receives
     std::map<int64_t, std::pair<Tensor, Work>> arriving;  // by micro-batch
   };
@@ -70,18 +70,20 @@ class PipelineExecutor {
     DType dtype;
     const StageForward& forward;
     GradientSink* sink;
+    bool exchanges = true;  // else what others would send is zeros
   };
 
   int rank_of(int64_t stage) const { return schedule_.rank_of_stage[static_cast<size_t>(stage)]; }
   Channel& channel(int64_t maker, Direction direction) { return channels_.at({maker, direction}); }
   void plan_channels();
   void plan_channel(int64_t maker, int64_t taker, Direction direction);
+  void run_actions(const Step& step);
   void post_receive(Channel& channel, const Step& step);
+  void post_receives(const Step& step);
   Tensor take(Channel& channel, int64_t micro_batch, const Step& step);
   void hand_over(Channel& channel, int64_t micro_batch, const Tensor& value, const Step& step);
   void drop_finished_sends();
   void connect(const Context& ctx);
-  void rehearse(const Step& step, int64_t stage) const;
   std::string span_name(const Action& action) const;
 
   void run_forward_action(const Action& action, const Step& step);
@@ -96,6 +98,7 @@ class PipelineExecutor {
   std::map<std::pair<int64_t, Direction>, Channel> channels_;  // by the stage that makes what goes through
   std::map<std::pair<int64_t, int64_t>, InFlight> in_flight_;  // by stage and micro-batch
   std::deque<Work> sends_;
+  size_t done_ = 0;  // actions of this run
 };
 
 }  // namespace trireme

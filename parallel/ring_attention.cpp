@@ -93,8 +93,11 @@ class RingAttentionOp : public Op {
   /// The keys of this step go on to the next rank, those of the next step come; nothing in the last step.
   Exchange begin_exchange(Context& ctx, int step, const Tensor& held, const Tensor& spare) const {
     if (step + 1 == ring_.size()) return {};
-    return {ring_.send(held, next(), kKeysTag, "keys and values", ctx.stream),
-            ring_.recv(spare, previous(), kKeysTag, "keys and values", ctx.stream)};
+    Exchange exchange{ring_.send(held, next(), kKeysTag, "keys and values", ctx.stream),
+                      ring_.recv(spare, previous(), kKeysTag, "keys and values", ctx.stream)};
+    exchange.sent.wait_until_issued();
+    exchange.received.wait_until_issued();
+    return exchange;
   }
   Work receive_gradients(Context& ctx, const Tensor& to) const {
     return ring_.recv(to, previous(), kGradientsTag, "gradients of keys and values", ctx.stream);

@@ -127,17 +127,6 @@ class NcclOperation final : public DeviceOperation {
   bool launching_ = false;
 };
 
-/// Whether no two ranks are on one GPU, which NCCL refuses. Collective. (Devices of tests are not on the machine.)
-bool have_own_gpus(Group& host, int device) {
-  const std::string address = device < num_cuda_devices() ? cuda_device_address(device) : "";
-  std::array<int64_t, 2> mine{machine_id(), fingerprint(address)};
-  std::vector<int64_t> all(mine.size() * static_cast<size_t>(host.size()));
-  host.all_gather(wrap_host(std::span<int64_t>(mine)), wrap_host(std::span(all)), "GPUs").wait();
-  std::set<std::pair<int64_t, int64_t>> gpus;
-  for (size_t i = 0; i < all.size(); i += mine.size()) gpus.emplace(all[i], all[i + 1]);
-  return gpus.size() == static_cast<size_t>(host.size());
-}
-
 }  // namespace
 
 NcclGroup::NcclGroup(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options,
@@ -161,8 +150,19 @@ std::unique_ptr<Group> NcclGroup::make_like(std::unique_ptr<Group> host) {
   return make_gpu_group(std::move(host), backend(), device_options_);
 }
 
+/// NCCL refuses two ranks on one GPU. (Devices of tests are not on the machine.)
+bool have_own_gpus(Group& host, int device) {
+  const std::string address = device < num_cuda_devices() ? cuda_device_address(device) : "";
+  std::array<int64_t, 2> mine{machine_id(), fingerprint(address)};
+  std::vector<int64_t> all(mine.size() * static_cast<size_t>(host.size()));
+  host.all_gather(wrap_host(std::span<int64_t>(mine)), wrap_host(std::span(all)), "GPUs").wait();
+  std::set<std::pair<int64_t, int64_t>> gpus;
+  for (size_t i = 0; i < all.size(); i += mine.size()) gpus.emplace(all[i], all[i + 1]);
+  return gpus.size() == static_cast<size_t>(host.size());
+}
+
 std::unique_ptr<Group> make_gpu_group(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options) {
-  if (have_own_gpus(*host, backend.device().index)) return NcclGroup::make(std::move(host), backend, options);
+  if (!options.staged && have_own_gpus(*host, backend.device().index)) return NcclGroup::make(std::move(host), backend, options);
   return StagedGroup::make(std::move(host), backend);
 }
 

@@ -7,4 +7,6 @@ std::unique_ptr<Group> make_gpu_group(std::unique_ptr<Group> host, Backend& back
   return StagedGroup::make(std::move(host), backend);
 }
 
+bool have_own_gpus(Group&, int) { return false; }
+
 }  // namespace trireme::comm
