@@ -34,10 +34,9 @@ class Op {
   /// share storage with one another.
   virtual Tensors backward_input(Context& ctx, Saved& saved, Tensors dout) const = 0;
 
-  /// Whether backward_input() only begins its work, as exchanges between ranks do: its results are there after
-  /// finish_input(), and the tape runs the W of what it did before in between.
-  virtual bool begins_input() const { return false; }
-  virtual void finish_input(Context& ctx, Saved& saved) const { static_cast<void>(ctx), static_cast<void>(saved); }
+  /// Whether backward_input() sends something off that the operation before it, in the order of forward, waits for. The tape
+  /// then runs the W of what it did before in between.
+  virtual bool sends_input_gradient() const { return false; }
 
   /// "W": adds to the gradients of parameters() (see Parameter::begin_accumulate). Runs after backward_input,
   /// perhaps much later, with the same `dout`.

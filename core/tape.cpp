@@ -111,10 +111,7 @@ void Tape::run_input(Context& ctx, Node& node, Node* before) {
   Tensors din = with_place(*node.op, "backward", node.saved.tensors,
                            [&] { return node.op->backward_input(ctx, node.saved, std::move(dout)); });
   TRIREME_ASSERT(din.size() == node.inputs.size(), std::string(node.op->name()) + ": one gradient an input");
-  if (node.op->begins_input()) {
-    if (before) run_weight(ctx, *before);
-    node.op->finish_input(ctx, node.saved);
-  }
+  if (before && node.op->sends_input_gradient()) run_weight(ctx, *before);
   for (size_t i = 0; i < din.size(); ++i) accumulate(ctx, node.inputs[i], std::move(din[i]));
 }
 
@@ -161,7 +158,7 @@ void Tape::backward(Context& outer, std::span<const Tensor> roots, Tensors seeds
     if (waiting && waiting->op) run_weight(ctx, *waiting);  // that node had nothing to exchange
     waiting = nullptr;
     const auto next = std::next(node);
-    if (next != nodes_.rend() && next->op->begins_input())
+    if (next != nodes_.rend() && next->op->sends_input_gradient())
       waiting = &*node;
     else
       run_weight(ctx, *node);

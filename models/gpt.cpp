@@ -108,31 +108,37 @@ Tensor Gpt::embed(Context& ctx, const Tensor& tokens, const TokenPositions& posi
   return dropout(ctx, x, static_cast<float>(config().dropout), hash_name(wte_.name()), tokens.dim(0));
 }
 
-Activation Gpt::run(Context& outer, int64_t begin, int64_t end, Activation in, const MicroBatch& batch) {
-  const int64_t samples = batch.tokens.dim(0);
+void Gpt::add_slots(nn::Slots& slots, Passage& p, int64_t begin, int64_t end) {
   const TensorParallel& tensor = layout().tensor;
-  Context ctx = outer;
-  ctx.random.rows = places_of(batch.tokens);
-  const RowPlaces& rows = ctx.random.rows;
+  nn::Travel& t = p.travel;
+  t.batch = p.batch.tokens.dim(0);
+  t.ctx.random.rows = places_of(p.batch.tokens);
   for (int64_t unit = begin; unit < end; ++unit) {
     if (unit == 0) {
-      in.stream = {
-          embed(ctx, batch.tokens,
-                rows.sequence > 0 ? TokenPositions(rows.first, rows.half, rows.second) : TokenPositions()),
-          {}};
+      slots.push_back([this, &t, &p] {
+        const RowPlaces& rows = t.ctx.random.rows;
+        const TokenPositions positions =
+            rows.sequence > 0 ? TokenPositions(rows.first, rows.half, rows.second) : TokenPositions();
+        t.stream = {embed(t.ctx, p.batch.tokens, positions), {}};
+      });
     } else if (is_block(unit)) {
-      in.stream = (*blocks_[static_cast<size_t>(unit - 1)])(ctx, in.stream, samples);
+      blocks_[static_cast<size_t>(unit - 1)]->add_slots(slots, t);
     } else {
-      const Tensor h = tensor.enter(ctx, ln_f_(ctx, in.stream.x, in.stream.delta).normed);
-      in.stream = {};
-      in.loss =
-          tensor.size() == 1
-              ? classifier_loss(ctx, h, classifier_weight(), batch.targets, batch.scale, config().true_vocab)
-              : vocab_classifier_loss(ctx, h, classifier_weight(), batch.targets, batch.scale,
-                                      config().true_vocab, vocab_.ranges[0].begin, tensor.group());
+      slots.push_back([this, &t, &tensor] {
+        const nn::Residual in = std::exchange(t.settle(), {});
+        t.exchange = tensor.begin_enter(t.ctx, ln_f_(t.ctx, in.x, in.delta).normed);
+      });
+      slots.push_back([this, &t, &p] { p.loss = loss_of(t.ctx, t.exchange.finish(t.ctx), p.batch); });
     }
   }
-  return in;
+}
+
+Tensor Gpt::loss_of(Context& ctx, const Tensor& h, const MicroBatch& batch) {
+  const TensorParallel& tensor = layout().tensor;
+  if (tensor.size() == 1)
+    return classifier_loss(ctx, h, classifier_weight(), batch.targets, batch.scale, config().true_vocab);
+  return vocab_classifier_loss(ctx, h, classifier_weight(), batch.targets, batch.scale, config().true_vocab,
+                               vocab_.ranges[0].begin, tensor.group());
 }
 
 Activation Gpt::run_cached(Context& ctx, int64_t begin, int64_t end, Activation in, const Tensor& tokens,

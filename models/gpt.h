@@ -15,7 +15,7 @@ class Gpt : public Model {
 
   int64_t num_units() const override { return static_cast<int64_t>(blocks_.size()) + 2; }
   std::vector<Parameter*> unit_parameters(int64_t begin, int64_t end) const override;
-  Activation run(Context& ctx, int64_t begin, int64_t end, Activation in, const MicroBatch& batch) override;
+  void add_slots(nn::Slots& slots, Passage& passage, int64_t begin, int64_t end) override;
   Activation run_cached(Context& ctx, int64_t begin, int64_t end, Activation in, const Tensor& tokens,
                         GenerationCache& cache) override;
   GenerationCache make_cache(Context& ctx, int64_t batch) const override;
@@ -23,6 +23,7 @@ class Gpt : public Model {
  private:
   RowPlaces places_of(const Tensor& tokens) const;
   Tensor embed(Context& ctx, const Tensor& tokens, const TokenPositions& positions);
+  Tensor loss_of(Context& ctx, const Tensor& h, const MicroBatch& batch);
   Tensor logits(Context& ctx, const Tensor& normed);
   Parameter& classifier_weight() const { return head_ ? head_->weight() : wte_.weight(); }
   bool is_block(int64_t unit) const { return unit > 0 && unit <= static_cast<int64_t>(blocks_.size()); }

@@ -1,8 +1,18 @@
 #include "models/model.h"
 
+#include <utility>
+
 #include "models/gpt.h"
 
 namespace trireme {
+
+Activation Model::run(Context& ctx, int64_t begin, int64_t end, Activation in, const MicroBatch& batch) {
+  Passage passage{.travel = {.ctx = ctx, .stream = std::move(in.stream)}, .batch = batch, .loss = {}};
+  nn::Slots slots;
+  add_slots(slots, passage, begin, end);
+  nn::run_slots(slots);
+  return {std::move(passage.travel.settle()), std::move(passage.loss), {}};
+}
 
 double Model::flops_per_token(int64_t tokens) const {
   return 6.0 * static_cast<double>(num_parameters()) +

@@ -25,6 +25,13 @@ struct Activation {
   Tensor logits;  // f32 [B, V], of the last unit in generation
 };
 
+/// A micro-batch, or a part of its samples, on its way through units of a model.
+struct Passage {
+  nn::Travel travel;
+  MicroBatch batch;
+  Tensor loss;  // f32 [1], after the last unit
+};
+
 /// Keys and values of every layer, for generation.
 using GenerationCache = std::vector<KvCache>;
 
@@ -38,9 +45,11 @@ class Model : public Module {
   virtual int64_t num_units() const = 0;
   /// What units [begin, end) use, each parameter once, in the order of use.
   virtual std::vector<Parameter*> unit_parameters(int64_t begin, int64_t end) const = 0;
-  /// Runs units [begin, end). `in` is empty for unit 0. With context ranks the batch holds this rank's tokens alone
-  /// (parallel/context_chunks.h); the loss is that of the tokens here.
-  virtual Activation run(Context& ctx, int64_t begin, int64_t end, Activation in, const MicroBatch& batch) = 0;
+  /// What units [begin, end) do with a passage, which outlives the slots; its stream is empty for unit 0. With context
+  /// ranks the batch holds this rank's tokens alone (parallel/context_chunks.h); the loss is that of the tokens here.
+  virtual void add_slots(nn::Slots& slots, Passage& passage, int64_t begin, int64_t end) = 0;
+  /// Runs them.
+  Activation run(Context& ctx, int64_t begin, int64_t end, Activation in, const MicroBatch& batch);
   Tensor loss(Context& ctx, const MicroBatch& batch) { return run(ctx, 0, num_units(), {}, batch).loss; }
 
   /// The same for generation: `tokens` i32 [B, T] follow what the cache holds; the last unit gives the logits after the

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "core/ops/elementwise.h"
 #include "parallel/context_chunks.h"
@@ -27,6 +28,8 @@ class StageSink : public GradientSink {
 ModelLayout layout_of(const ParallelConfig& parallel, Mesh& mesh, ModelUse use) {
   ModelLayout layout;
   layout.tensor = TensorParallel(mesh.group(Axis::tensor), parallel.sequence && use == ModelUse::training);
+  const bool overlaps = parallel.overlap == "on" || (parallel.overlap == "auto" && mesh.is_on_device());
+  layout.halves = use == ModelUse::training && layout.tensor.size() > 1 && overlaps;
   if (use != ModelUse::generation && mesh.shape().size(Axis::context) > 1) layout.context = &mesh.group(Axis::context);
   return layout;
 }
@@ -119,8 +122,36 @@ DType ParallelModel::activation_dtype() const {
   return parameters_.front()->data.dtype();
 }
 
+/// Whether both halves of the batch have rows for every tensor rank.
+bool ParallelModel::can_halve(const MicroBatch& batch) const {
+  const ModelLayout& layout = model_->layout();
+  const int64_t samples = batch.tokens.dim(0), divisor = layout.tensor.sequence() ? layout.tensor.size() : 1;
+  const auto divides = [&](int64_t half) { return half > 0 && half * batch.tokens.dim(1) % divisor == 0; };
+  return divides(samples / 2) && divides(samples - samples / 2);
+}
+
+/// The loss of a model that has no other stages, its samples in two halves.
+Tensor ParallelModel::run_halves(const Context& ctx, const MicroBatch& batch) const {
+  const int64_t samples = batch.tokens.dim(0), half = samples / 2;
+  const auto part = [&](int64_t begin, int64_t end) {
+    Passage p{.travel = {.ctx = ctx},
+              .batch = {batch.tokens.slice(begin, end), batch.targets.slice(begin, end), batch.scale},
+              .loss = {}};
+    p.travel.ctx.random.first_sample += begin;
+    return p;
+  };
+  std::array passages{part(0, half), part(half, samples)};
+  std::array<nn::Slots, 2> slots;
+  for (size_t i = 0; i < slots.size(); ++i) model_->add_slots(slots[i], passages[i], 0, model_->num_units());
+  nn::run_in_turns(slots[0], slots[1]);
+  Context outer = ctx;
+  return add(outer, passages[0].loss, passages[1].loss);
+}
+
 Tensor ParallelModel::run_stage(Context& ctx, int64_t stage, const Tensor& received,
                                 const MicroBatch& batch) const {
+  if (model_->layout().halves && ctx.tape && plan_.num_stages() == 1 && can_halve(batch))
+    return run_halves(ctx, batch);
   const UnitRange units = plan_.units_of(stage);
   Activation out =
       model_->run(ctx, units.begin, units.end, {.stream = {received, {}}, .loss = {}, .logits = {}}, batch);

@@ -63,6 +63,8 @@ class ParallelModel {
   StageForward training_stage(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of,
                               const Tensor& loss_sum) const;
   Tensor run_stage(Context& ctx, int64_t stage, const Tensor& received, const MicroBatch& batch) const;
+  bool can_halve(const MicroBatch& batch) const;
+  Tensor run_halves(const Context& ctx, const MicroBatch& batch) const;
   Shape activation_shape(const MicroBatch& batch) const;
   DType activation_dtype() const;
 

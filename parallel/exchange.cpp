@@ -7,17 +7,17 @@
 namespace trireme {
 namespace {
 
-enum class Exchange : uint8_t { none, all_reduce, all_gather, reduce_scatter };
+enum class Way : uint8_t { none, all_reduce, all_gather, reduce_scatter };
 
 /// The result of exchanging `x`, which is there when `work` is done. x is written to where nobody else holds
 /// it.
-Tensor begin_exchange(Context& ctx, Exchange kind, Tensor x, Group& group, std::string_view label,
+Tensor begin_exchange(Context& ctx, Way kind, Tensor x, Group& group, std::string_view label,
                       Work& work) {
   const int64_t rows = x.dim(0), size = group.size();
   switch (kind) {
-    case Exchange::none:
+    case Way::none:
       return x;
-    case Exchange::all_reduce: {
+    case Way::all_reduce: {
       if (!x.unique()) {
         Tensor copy = ctx.empty(x.shape(), x.dtype());
         ctx.backend->copy(copy.raw(), x.raw(), x.bytes(), *ctx.stream);
@@ -26,12 +26,12 @@ Tensor begin_exchange(Context& ctx, Exchange kind, Tensor x, Group& group, std::
       work = group.all_reduce(x, ReduceOp::sum, label, ctx.stream);
       return x;
     }
-    case Exchange::all_gather: {
+    case Way::all_gather: {
       Tensor all = ctx.empty({rows * size, x.dim(1)}, x.dtype());
       work = group.all_gather(x, all, label, ctx.stream);
       return all;
     }
-    case Exchange::reduce_scatter: {
+    case Way::reduce_scatter: {
       TRIREME_ASSERT(rows % size == 0,
                      fmt::format("{}: {} rows are not divisible by {} ranks", label, rows, size));
       Tensor part = ctx.empty({rows / size, x.dim(1)}, x.dtype());
@@ -42,62 +42,101 @@ Tensor begin_exchange(Context& ctx, Exchange kind, Tensor x, Group& group, std::
   return x;
 }
 
-class ExchangeOp : public Op {
- public:
-  ExchangeOp(std::string_view name, Exchange forward, Exchange backward, Group& group)
-      : name_(name), forward_(forward), backward_(backward), group_(group) {}
-  std::string_view name() const override { return name_; }
+}  // namespace
 
-  Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved&) const override {
-    Work work;
-    Tensor y = begin_exchange(ctx, forward_, inputs[0].detach(), group_, name_, work);
+/// What both operations of an exchange know.
+struct Exchange::InFlight {
+  std::string_view name;  // a literal
+  Way forward, backward;
+  Group& group;
+  Work work;  // of the pass that is going on
+
+  Tensor begin(Context& ctx, Way way, Tensor x) { return begin_exchange(ctx, way, std::move(x), group, name, work); }
+  void wait(Context& ctx) {
     work.wait(*ctx.stream);
-    return {y};
+    work = Work();
   }
+};
 
-  bool begins_input() const override { return backward_ != Exchange::none; }
-  Tensors backward_input(Context& ctx, Saved& saved, Tensors dout) const override {
-    const auto work = std::make_shared<Work>();
-    Tensor dy = std::move(dout[0]);
-    dout.clear();
-    Tensor dx = begin_exchange(ctx, backward_, std::move(dy), group_, name_, *work);
-    saved.state = work;
-    return {dx};
+namespace {
+
+/// Sends x off; its result is there after FinishOp. B: waits for what that one's B sent off.
+template <class InFlight>
+class BeginOp : public Op {
+ public:
+  explicit BeginOp(std::shared_ptr<InFlight> in_flight) : in_flight_(std::move(in_flight)) {}
+  std::string_view name() const override { return in_flight_->name; }
+  Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved&) const override {
+    return {in_flight_->begin(ctx, in_flight_->forward, inputs[0].detach())};
   }
-  void finish_input(Context& ctx, Saved& saved) const override {
-    if (saved.state) static_cast<Work*>(saved.state.get())->wait(*ctx.stream);
-    saved.state.reset();
+  Tensors backward_input(Context& ctx, Saved&, Tensors dout) const override {
+    in_flight_->wait(ctx);
+    return dout;
   }
 
  private:
-  std::string_view name_;  // a literal
-  Exchange forward_, backward_;
-  Group& group_;
+  std::shared_ptr<InFlight> in_flight_;
 };
 
-Tensor exchange(Context& ctx, const Tensor& x, std::string_view name, Exchange forward, Exchange backward,
-                Group& group) {
-  TRIREME_ASSERT(x.rank() == 2,
-                 fmt::format("{}: rows of [n, C] were wanted, not {}", name, to_string(x.shape())));
-  return apply(ctx, std::make_shared<ExchangeOp>(name, forward, backward, group), {x})[0];
-}
+template <class InFlight>
+class FinishOp : public Op {
+ public:
+  explicit FinishOp(std::shared_ptr<InFlight> in_flight) : in_flight_(std::move(in_flight)) {}
+  std::string_view name() const override { return in_flight_->name; }
+  Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved&) const override {
+    in_flight_->wait(ctx);
+    return {inputs[0].detach()};
+  }
+  bool sends_input_gradient() const override { return in_flight_->backward != Way::none; }
+  Tensors backward_input(Context& ctx, Saved&, Tensors dout) const override {
+    Tensor dy = std::move(dout[0]);
+    dout.clear();
+    return {in_flight_->begin(ctx, in_flight_->backward, std::move(dy))};
+  }
+
+ private:
+  std::shared_ptr<InFlight> in_flight_;
+};
 
 }  // namespace
 
-Tensor copy_to_ranks(Context& ctx, const Tensor& x, Group& group) {
-  return exchange(ctx, x, "copy_to_ranks", Exchange::none, Exchange::all_reduce, group);
+Tensor Exchange::finish(Context& ctx) {
+  Tensor value = std::exchange(value_, Tensor());
+  if (!in_flight_) return value;
+  return apply(ctx, std::make_shared<FinishOp<InFlight>>(std::exchange(in_flight_, nullptr)), {std::move(value)})[0];
 }
 
-Tensor sum_of_ranks(Context& ctx, const Tensor& x, Group& group) {
-  return exchange(ctx, x, "sum_of_ranks", Exchange::all_reduce, Exchange::none, group);
+/// Makes exchanges.
+class Exchanger {
+ public:
+  static Exchange begin(Context& ctx, const Tensor& x, std::string_view name, Way forward, Way backward, Group& group) {
+    TRIREME_ASSERT(x.rank() == 2, fmt::format("{}: rows of [n, C] were wanted, not {}", name, to_string(x.shape())));
+    Exchange exchange;
+    exchange.in_flight_ = std::make_shared<Exchange::InFlight>(Exchange::InFlight{name, forward, backward, group, Work()});
+    exchange.value_ = apply(ctx, std::make_shared<BeginOp<Exchange::InFlight>>(exchange.in_flight_), {x})[0];
+    return exchange;
+  }
+};
+
+Exchange begin_copy_to_ranks(Context& ctx, const Tensor& x, Group& group) {
+  return Exchanger::begin(ctx, x, "copy_to_ranks", Way::none, Way::all_reduce, group);
 }
 
-Tensor gather_rows(Context& ctx, const Tensor& x, Group& group) {
-  return exchange(ctx, x, "gather_rows", Exchange::all_gather, Exchange::reduce_scatter, group);
+Exchange begin_sum_of_ranks(Context& ctx, const Tensor& x, Group& group) {
+  return Exchanger::begin(ctx, x, "sum_of_ranks", Way::all_reduce, Way::none, group);
 }
 
-Tensor scatter_sum(Context& ctx, const Tensor& x, Group& group) {
-  return exchange(ctx, x, "scatter_sum", Exchange::reduce_scatter, Exchange::all_gather, group);
+Exchange begin_gather_rows(Context& ctx, const Tensor& x, Group& group) {
+  return Exchanger::begin(ctx, x, "gather_rows", Way::all_gather, Way::reduce_scatter, group);
 }
+
+Exchange begin_scatter_sum(Context& ctx, const Tensor& x, Group& group) {
+  return Exchanger::begin(ctx, x, "scatter_sum", Way::reduce_scatter, Way::all_gather, group);
+}
+
+Tensor copy_to_ranks(Context& ctx, const Tensor& x, Group& group) { return begin_copy_to_ranks(ctx, x, group).finish(ctx); }
+Tensor sum_of_ranks(Context& ctx, const Tensor& x, Group& group) { return begin_sum_of_ranks(ctx, x, group).finish(ctx); }
+Tensor gather_rows(Context& ctx, const Tensor& x, Group& group) { return begin_gather_rows(ctx, x, group).finish(ctx); }
+Tensor scatter_sum(Context& ctx, const Tensor& x, Group& group) { return begin_scatter_sum(ctx, x, group).finish(ctx); }
 
 }  // namespace trireme

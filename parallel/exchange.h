@@ -1,6 +1,7 @@
 // Exchanges of activations between ranks as operations on the tape: what forward sends one way, backward
-// sends the other way. The sum of gradients is under way while the weights' gradients of the layer before it
-// are computed.
+// sends the other way. An exchange is begun and finished by an operation each; in backward they change
+// places. What is computed between the two, in either pass, hides it; of an exchange that is finished at
+// once, backward is hidden by the weights' gradients of the layer after it.
 #pragma once
 
 #include "comm/group.h"
@@ -8,15 +9,39 @@
 
 namespace trireme {
 
+/// An exchange that is under way.
+class Exchange {
+ public:
+  Exchange() = default;
+  /// What is done: nothing was to be exchanged.
+  explicit Exchange(Tensor done) : value_(std::move(done)) {}
+
+  bool defined() const { return value_.defined(); }
+  /// Its result; once.
+  Tensor finish(Context& ctx);
+
+ private:
+  friend class Exchanger;
+  struct InFlight;
+  Tensor value_;
+  std::shared_ptr<InFlight> in_flight_;  // null: done
+};
+
 /// x itself. B: the sum of the ranks' gradients. Before layers that each compute a part of the result from
 /// the same x.
-Tensor copy_to_ranks(Context& ctx, const Tensor& x, Group& group);
+Exchange begin_copy_to_ranks(Context& ctx, const Tensor& x, Group& group);
 /// The sum of the ranks' x [n, C]. B: the gradient itself.
-Tensor sum_of_ranks(Context& ctx, const Tensor& x, Group& group);
+Exchange begin_sum_of_ranks(Context& ctx, const Tensor& x, Group& group);
 /// The rows of all ranks one after the other: x [n, C] -> [size * n, C]. B: the rank()-th part of the
 /// gradients' sum.
-Tensor gather_rows(Context& ctx, const Tensor& x, Group& group);
+Exchange begin_gather_rows(Context& ctx, const Tensor& x, Group& group);
 /// The rank()-th part of the sum of the ranks' x: [size * n, C] -> [n, C]. B: the gradients of all ranks.
+Exchange begin_scatter_sum(Context& ctx, const Tensor& x, Group& group);
+
+// Begun and finished.
+Tensor copy_to_ranks(Context& ctx, const Tensor& x, Group& group);
+Tensor sum_of_ranks(Context& ctx, const Tensor& x, Group& group);
+Tensor gather_rows(Context& ctx, const Tensor& x, Group& group);
 Tensor scatter_sum(Context& ctx, const Tensor& x, Group& group);
 
 }  // namespace trireme

@@ -48,6 +48,8 @@ class Mesh {
     const auto& on_device = device_groups_[static_cast<size_t>(axis)];
     return on_device ? *on_device : host_group(axis);
   }
+  /// Whether groups also take tensors of a device.
+  bool is_on_device() const { return backend_; }
   /// The same ranks, for host memory alone: what small vectors of numbers and names need.
   Group& host_group(Axis axis) { return *host_groups_[static_cast<size_t>(axis)]; }
   /// A new group of the ranks that differ from this one in `axes` alone, in the order of the world.

@@ -9,6 +9,8 @@ struct ModelLayout {
   TensorParallel tensor;     // ranks that divide matrices, heads and vocabulary
   Group* context = nullptr;  // ranks that divide the tokens of each sample; null: none do. Outlives the model
 
+  bool halves = false;       // samples are computed in two halves, each while activations of the other one travel
+
   int64_t context_size() const { return context ? context->size() : 1; }
 };
 

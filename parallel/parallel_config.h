@@ -16,6 +16,7 @@ struct ParallelConfig {
   int64_t tensor = 1;
   std::vector<std::string> order{"data", "context", "expert", "pipeline", "tensor"};  // neighbours last
   bool sequence = false;          // tensor ranks divide the tokens between the matrices too
+  std::string overlap = "auto";   // of the tensor ranks' exchanges: on, off, or auto: on GPUs
   std::string schedule = "1f1b";  // of the pipeline: a name, or a CSV file's path
   int64_t chunks = 0;             // stages of a pipeline rank; 0: what the schedule has
   std::vector<int64_t> stages{};  // blocks a stage; empty: cut by cost

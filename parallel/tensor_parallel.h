@@ -4,8 +4,7 @@
 // case that exchanges nothing.
 #pragma once
 
-#include "comm/group.h"
-#include "core/op.h"
+#include "parallel/exchange.h"
 
 namespace trireme {
 
@@ -23,9 +22,11 @@ class TensorParallel {
   Group& group() const { return *group_; }  // of more than one rank
 
   /// What products divided by columns take: x [rows here, C] -> [all rows, C].
-  Tensor enter(Context& ctx, const Tensor& x) const;
+  Exchange begin_enter(Context& ctx, const Tensor& x) const;
+  Tensor enter(Context& ctx, const Tensor& x) const { return begin_enter(ctx, x).finish(ctx); }
   /// The sum of what products divided by rows give: y [all rows, C] -> [rows here, C].
-  Tensor leave(Context& ctx, const Tensor& y) const;
+  Exchange begin_leave(Context& ctx, const Tensor& y) const;
+  Tensor leave(Context& ctx, const Tensor& y) const { return begin_leave(ctx, y).finish(ctx); }
 
   /// How many of `rows` rows are here between enter() and leave().
   int64_t rows_here(int64_t rows) const { return sequence_ ? rows / size() : rows; }

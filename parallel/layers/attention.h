@@ -36,19 +36,20 @@ class Attention : public Module {
                                         : Placement::split(1, config.width, split_.q.begin * head_dim(),
                                                            split_.q.end * head_dim())) {}
 
-  /// x [B*T, C] -> this rank's part of the sum [B*T, C] over the tensor ranks (see TensorParallel::leave).
-  /// With `cache`, the new tokens attend to the cached ones too and are added to it.
-  Tensor operator()(Context& ctx, const Tensor& x, int64_t batch, KvCache* cache = nullptr) {
-    const AttentionShape shape{batch,      x.dim(0) / batch, split_.q.end - split_.q.begin,
-                               kv_heads(), head_dim(),       config_.causal};
-    const Tensor qkv = qkv_(ctx, x);
-    return proj_(ctx, attend(ctx, qkv, shape, cache), layout_.tensor.is_first());
+  /// x [B*T, C] -> q, k and v of the heads here, [B*T, (H + 2K) D].
+  Tensor project(Context& ctx, const Tensor& x) { return qkv_(ctx, x); }
+  /// What project() gave -> this rank's part of the sum [B*T, C] over the tensor ranks (see
+  /// TensorParallel::leave). With `cache`, the new tokens attend to the cached ones too and are added to it.
+  Tensor attend(Context& ctx, const Tensor& qkv, int64_t batch, KvCache* cache = nullptr) {
+    const AttentionShape shape{batch,      qkv.dim(0) / batch, split_.q.end - split_.q.begin,
+                               kv_heads(), head_dim(),         config_.causal};
+    return proj_(ctx, mix(ctx, qkv, shape, cache), layout_.tensor.is_first());
   }
   int64_t head_dim() const { return config_.width / config_.heads; }
   int64_t kv_heads() const { return split_.kv.end - split_.kv.begin; }  // here
 
  private:
-  Tensor attend(Context& ctx, const Tensor& qkv, const AttentionShape& shape, KvCache* cache) const {
+  Tensor mix(Context& ctx, const Tensor& qkv, const AttentionShape& shape, KvCache* cache) const {
     if (cache)
       return attention_cached(ctx, qkv, shape, *cache);  // each context rank holds the whole text then
     return layout_.context_size() > 1 ? ring_attention(ctx, qkv, shape, *layout_.context)

@@ -1,5 +1,8 @@
 #include "parallel/layers/block.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "core/ops/elementwise.h"
 #include "core/tape.h"
 
@@ -21,6 +24,56 @@ Block::Block(Module* parent, std::string name, const BlockConfig& config, const 
       for (Parameter* p : norm->parameters()) p->gradient_sum = GradientSum::batch_and_tensor;
 }
 
+void run_slots(const Slots& slots) {
+  for (const auto& slot : slots) slot();
+}
+
+void run_in_turns(const Slots& a, const Slots& b) {
+  for (size_t i = 0; i < std::max(a.size(), b.size() + 1); ++i) {
+    if (i < a.size()) a[i]();
+    if (i > 0 && i - 1 < b.size()) b[i - 1]();
+  }
+}
+
+Residual& Travel::settle() {
+  if (delta.defined()) stream.delta = std::exchange(after_delta, nullptr)(delta.finish(ctx));
+  return stream;
+}
+
+void Block::add_slots(Slots& slots, Travel& t) {
+  if (config_.recompute == Recompute::full && t.ctx.tape) {
+    slots.push_back([this, &t] { t.stream = (*this)(t.ctx, t.settle(), t.batch); });
+  } else {
+    add_parts(slots, t);
+  }
+}
+
+void Block::add_parts(Slots& slots, Travel& t) {
+  slots.push_back([this, &t] {
+    const Residual in = std::exchange(t.settle(), {});
+    auto [x, normed] = ln_1_(t.ctx, in.x, in.delta);
+    t.stream.x = x;
+    t.exchange = tensor_.begin_enter(t.ctx, normed);
+  });
+  slots.push_back([this, &t] { t.qkv = attn_.project(t.ctx, t.exchange.finish(t.ctx)); });
+  slots.push_back([this, &t] {
+    const Tensor qkv = std::exchange(t.qkv, {});
+    t.exchange = tensor_.begin_leave(t.ctx, attn_.attend(t.ctx, qkv, t.batch, t.cache));
+  });
+  slots.push_back([this, &t] {
+    const Tensor a = dropout(t.ctx, t.exchange.finish(t.ctx), config_.dropout, hash_name(attn_.name()), t.batch);
+    auto [x, normed] = ln_2_(t.ctx, std::exchange(t.stream.x, {}), a);
+    t.stream.x = x;
+    t.exchange = tensor_.begin_enter(t.ctx, normed);
+  });
+  slots.push_back([this, &t] {
+    t.delta = tensor_.begin_leave(t.ctx, mlp_(t.ctx, t.exchange.finish(t.ctx)));
+    t.after_delta = [this, &t](const Tensor& m) {
+      return dropout(t.ctx, m, config_.dropout, hash_name(mlp_.name()), t.batch);
+    };
+  });
+}
+
 Residual Block::operator()(Context& ctx, const Residual& in, int64_t batch, KvCache* cache) {
   if (config_.recompute != Recompute::full || !ctx.tape) return forward(ctx, in, batch, cache);
   const auto segment = [this, batch](Context& inner, std::span<const Tensor> t) {
@@ -32,13 +85,11 @@ Residual Block::operator()(Context& ctx, const Residual& in, int64_t batch, KvCa
 }
 
 Residual Block::forward(Context& ctx, const Residual& in, int64_t batch, KvCache* cache) {
-  auto [x, normed] = ln_1_(ctx, in.x, in.delta);
-  Tensor a = tensor_.leave(ctx, attn_(ctx, tensor_.enter(ctx, normed), batch, cache));
-  a = dropout(ctx, a, config_.dropout, hash_name(attn_.name()), batch);
-  auto [x2, normed2] = ln_2_(ctx, x, a);
-  Tensor m = tensor_.leave(ctx, mlp_(ctx, tensor_.enter(ctx, normed2)));
-  m = dropout(ctx, m, config_.dropout, hash_name(mlp_.name()), batch);
-  return {x2, m};
+  Travel travel{.ctx = ctx, .batch = batch, .stream = in, .cache = cache};
+  Slots slots;
+  add_parts(slots, travel);
+  run_slots(slots);
+  return travel.settle();
 }
 
 }  // namespace trireme::nn

@@ -4,6 +4,8 @@
 
 #include <gmock/gmock.h>
 
+#include <array>
+
 #include "comm/local/local_world.h"
 #include "core/ops/linear.h"
 #include "core/tape.h"
@@ -91,24 +93,45 @@ class Sequence : public GradientSink {
   std::vector<std::string> events;
 };
 
-/// An exchange that notes when it begins and ends.
+/// Notes when its B runs.
 class Noted : public Op {
  public:
-  explicit Noted(std::vector<std::string>& events) : events_(events) {}
-  std::string_view name() const override { return "noted"; }
+  Noted(std::vector<std::string>& events, std::string event, bool sends)
+      : events_(events), event_(std::move(event)), sends_(sends) {}
+  std::string_view name() const override { return event_; }
   Tensors forward(Context&, std::span<const Tensor> inputs, Saved&) const override {
     return {inputs[0].detach()};
   }
-  bool begins_input() const override { return true; }
+  bool sends_input_gradient() const override { return sends_; }
   Tensors backward_input(Context&, Saved&, Tensors dout) const override {
-    events_.push_back("begin");
+    events_.push_back(event_);
     return {dout[0]};
   }
-  void finish_input(Context&, Saved&) const override { events_.push_back("end"); }
 
  private:
   std::vector<std::string>& events_;
+  std::string event_;
+  bool sends_;
 };
+
+// Two exchanges under way at a time, as of two halves of a batch.
+TEST(ExchangeTest, MayBeFinishedLater) {
+  on_ranks([](Group& world, const Context& outer) {
+    Context ctx = outer;
+    Tape tape;
+    ctx.tape = &tape;
+    const auto r = static_cast<float>(world.rank());
+    const Tensor a = tape.watch(rows(ctx, 1, 10 * r)), b = tape.watch(rows(ctx, kRanks, r));
+    Exchange gathered = begin_gather_rows(ctx, a, world);
+    Exchange summed = begin_scatter_sum(ctx, b, world);
+    const std::array<Tensor, 2> y{gathered.finish(ctx), summed.finish(ctx)};
+    EXPECT_THAT(y[0].span<float>(), ElementsAre(0, 1, 10, 11, 20, 21));
+    EXPECT_THAT(y[1].span<float>(), ElementsAre(3 + 6 * r, 6 + 6 * r));
+    tape.backward(ctx, y, {rows(ctx, kRanks, 0), rows(ctx, 1, 10 * r)});
+    EXPECT_THAT(tape.take_grad(a).span<float>(), ElementsAre(kRanks * 2 * r, kRanks * (2 * r + 1)));
+    EXPECT_THAT(tape.take_grad(b).span<float>(), ElementsAre(0, 1, 10, 11, 20, 21));
+  });
+}
 
 TEST(ExchangeTest, WeightsGradientIsComputedWhileTheSumIsUnderWay) {
   Engine engine(make_cpu_backend(1));
@@ -124,7 +147,9 @@ TEST(ExchangeTest, WeightsGradientIsComputedWhileTheSumIsUnderWay) {
   ctx.tape = &tape;
   ctx.gradients = &sequence;
   const Tensor x = tape.watch(rows(ctx, 3, 1));
-  const Tensor y = linear(ctx, apply(ctx, std::make_shared<Noted>(sequence.events), {x})[0], w, nullptr);
+  const Tensor begun = apply(ctx, std::make_shared<Noted>(sequence.events, "end", false), {x})[0];
+  const Tensor finished = apply(ctx, std::make_shared<Noted>(sequence.events, "begin", true), {begun})[0];
+  const Tensor y = linear(ctx, finished, w, nullptr);
   tape.backward(ctx, std::span(&y, 1), {rows(ctx, 3, 2)});
   EXPECT_THAT(sequence.events, ElementsAre("begin", "gradient", "end"));
   EXPECT_TRUE(tape.take_grad(x).defined());
