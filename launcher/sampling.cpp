@@ -82,7 +82,9 @@ std::vector<int32_t> generate(Context& ctx, ParallelModel& model, std::span<cons
     const Tensor logits = feed(ctx, model, fresh, cache);
     held += static_cast<int64_t>(fresh.size());
     const float uniform = to_uniform(random.block(static_cast<uint64_t>(i))[0]);
-    const int32_t token = draw_token(to_host(ctx, logits, vocab), config, uniform);
+    const std::vector<float> scores = to_host(ctx, logits, vocab);
+    model.check_peers();
+    const int32_t token = draw_token(scores, config, uniform);
     if (token == config.stop) break;
     text.push_back(token);
     on_token(token);

@@ -199,6 +199,13 @@ Tensor ParallelModel::loss(const Context& ctx, const MicroBatch& batch) {
   return counts_loss() ? loss : Tensor();
 }
 
+void ParallelModel::check_peers() const {
+  const TensorParallel& tensor = model_->layout().tensor;
+  for (const Group* group : {&pipeline_, tensor.size() > 1 ? &tensor.group() : nullptr})
+    if (group)
+      if (const auto reason = group->failure()) throw CommError(*reason);
+}
+
 Tensor ParallelModel::next_logits(Context& outer, const Tensor& tokens, GenerationCache& cache) {
   const auto forward = [&](Context& ctx, int64_t stage, int64_t, const Tensor& received) {
     const UnitRange units = plan_.units_of(stage);

@@ -53,6 +53,10 @@ class ParallelModel {
   /// model's ranks.
   Tensor loss(const Context& ctx, const MicroBatch& batch);
 
+  /// CommError when an exchange of the model's ranks was given up: a device goes on with what it has then, which is no
+  /// result. To be asked after waiting for the device.
+  void check_peers() const;
+
   /// The logits f32 [B, V] after the last of `tokens` i32 [B, T], on every rank. Collective over the model's
   /// ranks.
   Tensor next_logits(Context& ctx, const Tensor& tokens, GenerationCache& cache);
