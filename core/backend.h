@@ -63,8 +63,10 @@ class Backend {
   virtual std::shared_ptr<void> allocate_host(size_t bytes);
   /// Whether work is queued and done later; otherwise it is done when a kernel returns.
   virtual bool is_asynchronous() const { return false; }
-  /// Records what `body` queues on `stream`, without running it. Null, and `body` not called, where the device can't.
-  virtual std::unique_ptr<Recording> record(Stream& stream, const std::function<void()>& body);
+  /// From here on what is queued on `stream` is recorded and not run. False where the device can't.
+  virtual bool begin_recording(Stream&) { return false; }
+  /// What was queued since; null when that was nothing.
+  virtual std::unique_ptr<Recording> end_recording(Stream&) { return nullptr; }
   /// Tells what the device did and when; null where the host does the work itself.
   virtual std::unique_ptr<DeviceProfiler> make_profiler();
   /// How many threads the host side of this backend computes with.

@@ -1,5 +1,7 @@
 #include "core/context.h"
 
+#include "core/recorder.h"
+
 namespace trireme {
 
 Tensor Context::empty(const Shape& shape, DType dtype, MemoryClass memory_class) const {
@@ -14,7 +16,9 @@ Tensor Context::zeros(const Shape& shape, DType dtype, MemoryClass memory_class)
 }
 
 Engine::Engine(std::unique_ptr<Backend> backend)
-    : backend_(std::move(backend)), stream_(backend_->make_stream()), allocator_(std::make_shared<Allocator>(*backend_)) {}
+    : backend_(std::move(backend)), stream_(backend_->make_stream()),
+      recorder_(std::make_unique<Recorder>(*backend_, *stream_)),
+      allocator_(std::make_shared<Allocator>(*backend_)) {}
 
 Engine::~Engine() { stream_->synchronize(); }
 
@@ -23,6 +27,7 @@ Context Engine::context() const {
   ctx.backend = backend_.get();
   ctx.allocator = allocator_.get();
   ctx.stream = stream_.get();
+  ctx.recorder = recorder_.get();
   return ctx;
 }
 

@@ -13,6 +13,7 @@ class Tape;
 class GradientSink;
 class ParameterHooks;
 class Tracer;
+class Recorder;
 
 /// Which tokens of the batch the rows of activations [rows, C] are, where ranks divide the tokens of a sample. The
 /// rows held are `tokens` a sample: those of positions first, first + 1, ..., and from the `half`-th on second, ...
@@ -38,6 +39,7 @@ struct Context {
   Backend* backend = nullptr;
   Allocator* allocator = nullptr;
   Stream* stream = nullptr;
+  Recorder* recorder = nullptr;     // of the stream
   Tape* tape = nullptr;             // records when set
   ParameterHooks* hooks = nullptr;  // told of each parameter's use
   GradientSink* gradients = nullptr;  // told when a parameter's gradient is whole
@@ -75,6 +77,7 @@ class Engine {
  private:
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Recorder> recorder_;
   std::shared_ptr<Allocator> allocator_;
 };
 

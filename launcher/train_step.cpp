@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/ops/elementwise.h"
+#include "core/recorder.h"
 #include "core/tape.h"
 #include "core/trace.h"
 
@@ -78,7 +79,9 @@ void TrainStep::update() {
   TraceScope scope(ctx_.tracer, Tracer::Lane::step, "update");
   Tensor norms = stats_.flat_view(sum_squares, {2});
   sum_gradient_squares(norms);
-  parts_.stats.all_reduce(stats_, ReduceOp::sum, "step statistics", ctx_.stream).wait(*ctx_.stream);
+  ctx_.recorder->on_host([this] {
+    parts_.stats.all_reduce(stats_, ReduceOp::sum, "step statistics", ctx_.stream).wait(*ctx_.stream);
+  });
   const Tensor& decision = parts_.guard.decide(ctx_, stats_.flat_view(0, {UpdateGuard::kStats}));
   parts_.optimizer.step(ctx_, parts_.shards, decision);
   parts_.reducer.publish();
@@ -100,7 +103,7 @@ bool TrainStep::replay() {
   }
   if (!recording_) {
     ctx_.allocator->begin_recording();
-    recording_ = ctx_.backend->record(*ctx_.stream, [this] { compute(); });
+    recording_ = ctx_.recorder->record([this] { compute(); });
     ctx_.allocator->end_recording();
     record_ = recording_ != nullptr;
     if (!record_) return false;

@@ -101,7 +101,7 @@ void Trainer::build_model() {
   guard_ = std::make_unique<UpdateGuard>(ctx_, config_.optim, loss_scale_settings(config_.precision));
   step_ = std::make_unique<TrainStep>(ctx_, TrainStepParts{*model_, *reducer_, shards_, *optimizer_, *guard_, *stats_group_},
                                       geometry_, micro_batches_, static_cast<uint64_t>(config_.run.seed),
-                                      config_.run.cuda_graph == "auto" && world_.size() == 1);
+                                      config_.run.cuda_graph == "auto" && mesh_.shape().size(Axis::data) == world_.size());
 }
 
 /// State that a resumed run takes over: the optimizer's, and the guard's where it is of this config's shape.

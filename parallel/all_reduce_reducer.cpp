@@ -2,13 +2,16 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "core/ops/elementwise.h"
+#include "core/recorder.h"
 
 namespace trireme {
 
 AllReduceReducer::AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, const ReduceGroups& groups,
                                    bool overlap, DType reduce_type)
-    : ctx_(ctx), buckets_(buckets), groups_(groups), overlap_(overlap), waiting_for_(buckets.size()) {
+    : ctx_(ctx), buckets_(buckets), groups_(groups), overlap_(overlap), waiting_for_(buckets.size()), works_(buckets.size()) {
   for (size_t i = 0; i < buckets.size(); ++i) {
     shards_.push_back(make_shard(buckets[i], 0, buckets[i].numel));
     for (const BucketEntry& entry : buckets[i].entries) bucket_of_[entry.parameter] = i;
@@ -19,7 +22,8 @@ AllReduceReducer::AllReduceReducer(const Context& ctx, std::span<Bucket> buckets
 }
 
 void AllReduceReducer::begin_step() {
-  TRIREME_ASSERT(works_.empty(), "begin_step() before finish()");
+  TRIREME_ASSERT(finished_, "begin_step() before finish()");
+  finished_ = false;
   next_ = 0;
   for (size_t i = 0; i < buckets_.size(); ++i) {
     waiting_for_[i] = buckets_[i].entries.size();
@@ -47,11 +51,11 @@ void AllReduceReducer::send(size_t index) {
     if (!p.begin_accumulate()) ctx_.backend->fill_zero(p.grad.raw(), p.grad.bytes(), *ctx_.stream);
   }
   if (groups_.kv_sharers) sum_shared_rows(bucket);
-  Work& work = works_.emplace_back();
   if (group_of(index).size() == 1) return;
   if (rounded_[index].defined()) ctx_.kernel<CastKernel>()(ctx_, bucket.grad, rounded_[index]);
-  const Tensor& sent = rounded_[index].defined() ? rounded_[index] : bucket.grad;
-  work = group_of(index).all_reduce(sent, ReduceOp::sum, fmt::format("bucket {}", index), ctx_.stream);
+  ctx_.recorder->on_host([this, index, sent = rounded_[index].defined() ? rounded_[index] : bucket.grad] {
+    works_[index] = group_of(index).all_reduce(sent, ReduceOp::sum, fmt::format("bucket {}", index), ctx_.stream);
+  });
 }
 
 /// Of the key/value rows that neighbours hold too, each rank has the part of the gradient that its own heads
@@ -76,11 +80,12 @@ void AllReduceReducer::sum_shared_rows(const Bucket& bucket) {
 
 void AllReduceReducer::finish() {
   while (next_ < buckets_.size()) send(next_++);
+  finished_ = true;
   for (size_t i = 0; i < works_.size(); ++i) {
-    works_[i].wait(*ctx_.stream);
+    if (group_of(i).size() == 1) continue;
+    ctx_.recorder->on_host([this, i] { std::exchange(works_[i], Work()).wait(*ctx_.stream); });
     if (rounded_[i].defined()) ctx_.kernel<CastKernel>()(ctx_, rounded_[i], buckets_[i].grad);
   }
-  works_.clear();
 }
 
 }  // namespace trireme

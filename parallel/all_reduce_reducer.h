@@ -45,7 +45,8 @@ class AllReduceReducer : public Reducer {
   std::vector<size_t> waiting_for_;  // parameters that are not ready, by bucket
   size_t next_ = 0;                  // the first bucket that is not sent
   std::vector<Tensor> rounded_;      // the buckets' gradients as they are sent; undefined: as they are
-  std::vector<Work> works_;          // by bucket; none with one rank
+  std::vector<Work> works_;          // by bucket; of those under way
+  bool finished_ = true;
 };
 
 }  // namespace trireme

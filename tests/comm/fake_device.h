@@ -31,9 +31,15 @@ class FakeStream final : public Stream {
   void queue(std::function<void()> task) {
     {
       std::lock_guard lock(mutex_);
+      if (recorded_) return recorded_->push_back(std::move(task));
       tasks_.push_back(std::move(task));
     }
     changed_.notify_all();
+  }
+  /// Has tasks put there, and not run; null: ends that.
+  void record_to(std::vector<std::function<void()>>* tasks) {
+    std::lock_guard lock(mutex_);
+    recorded_ = tasks;
   }
   void synchronize() override {
     std::unique_lock lock(mutex_);
@@ -59,6 +65,7 @@ class FakeStream final : public Stream {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> tasks_;  // the first one is running
+  std::vector<std::function<void()>>* recorded_ = nullptr;
   bool stopping_ = false;
   std::thread thread_;
 };
@@ -83,6 +90,14 @@ class FakeEvent final : public Event {
 
  private:
   std::shared_ptr<std::atomic<bool>> point_;
+};
+
+class FakeRecording final : public Recording {
+ public:
+  void replay(Stream& stream) override {
+    for (const auto& task : tasks) static_cast<FakeStream&>(stream).queue(task);
+  }
+  std::vector<std::function<void()>> tasks;
 };
 
 class FakeDevice final : public Backend {
@@ -114,6 +129,16 @@ class FakeDevice final : public Backend {
   }
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<FakeStream>(); }
   std::unique_ptr<Event> make_event() override { return std::make_unique<FakeEvent>(); }
+  bool begin_recording(Stream& stream) override {
+    recording_ = std::make_unique<FakeRecording>();
+    static_cast<FakeStream&>(stream).record_to(&recording_->tasks);
+    return true;
+  }
+  std::unique_ptr<Recording> end_recording(Stream& stream) override {
+    static_cast<FakeStream&>(stream).record_to(nullptr);
+    if (recording_->tasks.empty()) recording_.reset();
+    return std::move(recording_);
+  }
   std::shared_ptr<void> allocate_host(size_t bytes) override {
     void* data = ::operator new(bytes);
     late_->add(data, bytes);
@@ -149,6 +174,7 @@ class FakeDevice final : public Backend {
   };
 
   int index_;
+  std::unique_ptr<FakeRecording> recording_;  // under way
   std::shared_ptr<Ranges> late_ = std::make_shared<Ranges>();
 };
 

@@ -149,19 +149,20 @@ class CudaBackend : public Backend {
   }
 
   // Relaxed: memory may be asked for while a step is recorded.
-  std::unique_ptr<Recording> record(Stream& stream, const std::function<void()>& body) override {
+  bool begin_recording(Stream& stream) override {
+    DeviceScope scope(index_);
+    check(cudaStreamBeginCapture(raw_stream(stream), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
+    return true;
+  }
+  std::unique_ptr<Recording> end_recording(Stream& stream) override {
     DeviceScope scope(index_);
     cudaGraph_t graph = nullptr;
-    check(cudaStreamBeginCapture(raw_stream(stream), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
-    try {
-      body();
-    } catch (...) {
-      cudaStreamEndCapture(raw_stream(stream), &graph);
-      if (graph) cudaGraphDestroy(graph);
-      throw;
-    }
     check(cudaStreamEndCapture(raw_stream(stream), &graph), "cudaStreamEndCapture");
-    return std::make_unique<CudaRecording>(graph);
+    size_t num_nodes = 0;
+    check(cudaGraphGetNodes(graph, nullptr, &num_nodes), "cudaGraphGetNodes");
+    if (num_nodes > 0) return std::make_unique<CudaRecording>(graph);
+    cudaGraphDestroy(graph);
+    return nullptr;
   }
 
   std::unique_ptr<DeviceProfiler> make_profiler() override { return make_cupti_profiler(); }
