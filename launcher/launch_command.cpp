@@ -10,6 +10,7 @@
 #include "launcher/config.h"
 #include "launcher/launch_plan.h"
 #include "launcher/machine.h"
+#include "launcher/run_plan.h"
 #include "launcher/supervise.h"
 
 namespace trireme {
@@ -30,8 +31,8 @@ int wanted_threads(const Config& config) {
 }
 
 void run(const Options& options) {
-  const Config config =
-      load_config(options.config, options.overrides);  // say what is wrong once, not once a rank
+  const Config config = load_config(options.config, options.overrides);
+  if (!options.dry_run) plan_run(config, options.ranks);  // says what can't work once, not once a rank
   LaunchRequest request{
       .ranks = options.ranks, .threads = wanted_threads(config), .train_arguments = {options.config}};
   for (const std::string& assignment : options.overrides) {

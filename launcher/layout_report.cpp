@@ -8,6 +8,7 @@
 
 #include "comm/host_tensor.h"
 #include "comm/local_ranks.h"
+#include "launcher/memory_check.h"
 
 namespace trireme {
 namespace {
@@ -43,9 +44,7 @@ std::vector<RankHome> gather_homes(Group& world, Device device) {
 void refuse_too_large(const RunPlan& plan, const Backend& backend, Group& world) {
   const bool shared = backend.device().kind == DeviceKind::cpu;  // by the ranks of this machine
   const int sharers = shared ? find_local_ranks(world).size : 1;
-  const auto coords = plan.layout.mesh.coords_of(world.rank());
-  if (const size_t bytes = backend.memory_bytes())
-    check_memory(plan, coords[static_cast<size_t>(Axis::pipeline)], static_cast<double>(bytes) / sharers);
+  if (const size_t bytes = backend.memory_bytes()) check_memory(plan, static_cast<double>(bytes) / sharers);
 }
 
 }  // namespace trireme

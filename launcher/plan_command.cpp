@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <array>
 #include <memory>
+#include <set>
 
 #include "core/files.h"
 #include "launcher/commands.h"
@@ -37,6 +38,20 @@ PassTimes pass_times(const RunPlan& plan) {
   return {costs, costs, costs};
 }
 
+/// The passes of each rank, whatever their order.
+using PassNames = std::set<std::pair<int, std::string>>;
+PassNames names_of(const Timeline& timeline) {
+  PassNames names;
+  for (const TimedAction& a : timeline.actions) names.emplace(a.rank, to_string(a.action));
+  return names;
+}
+PassNames names_of(const Schedule& schedule) {
+  PassNames names;
+  for (int rank = 0; rank < schedule.num_ranks(); ++rank)
+    for (const Action& a : schedule.ranks[static_cast<size_t>(rank)]) names.emplace(rank, to_string(a));
+  return names;
+}
+
 /// What the traces of a run measured in the last recorded step, and what its schedule allows with the times
 /// of its passes.
 void add_measured(std::vector<Panel>& panels, const RunPlan& plan, const std::string& run) {
@@ -48,6 +63,10 @@ void add_measured(std::vector<Panel>& panels, const RunPlan& plan, const std::st
     files.push_back(std::filesystem::path(run) / fmt::format("trace-{:05}.json", mesh.rank_of(coords)));
   }
   const Timeline measured = read_trace(files, 0);
+  if (names_of(measured) != names_of(plan.layout.schedule))
+    throw ConfigError(fmt::format("--run {}: its traces have other passes than this layout; give the experiment file, -n and "
+                                  "--set that the run had",
+                                  run));
   const Timeline possible =
       simulate(plan.layout.schedule, median_times(measured, static_cast<int>(plan.layout.num_stages())));
   fmt::print(
@@ -77,12 +96,8 @@ void plan(const PlanOptions& options) {
       plan_run(load_config(options.config, options.overrides), options.ranks, /*needs_data=*/false);
   const Config& c = run.config;
   const MeshShape& mesh = run.layout.mesh;
-  std::string axes;
-  for (const Axis axis : mesh.order)
-    if (mesh.size(axis) > 1)
-      axes += fmt::format("{}{} {}", axes.empty() ? "" : " x ", name_of(axis), mesh.size(axis));
   fmt::print("{} rank{}{}; a step is {} samples of {} tokens: {} micro-batch{} of {} on each\n\n{}",
-             options.ranks, options.ranks == 1 ? "" : "s", axes.empty() ? "" : ": " + axes, c.batch.global,
+             options.ranks, options.ranks == 1 ? "" : "s", options.ranks == 1 ? "" : ": " + mesh.describe(), c.batch.global,
              c.batch.sequence, run.batch.micro_batches, run.batch.micro_batches == 1 ? "" : "es",
              c.batch.micro, layout_table(run));
   if (options.schedule || !options.svg.empty() || !options.run.empty()) print_schedule(run, options);

@@ -11,11 +11,6 @@
 namespace trireme {
 namespace {
 
-std::string gib(double bytes) {
-  const double value = bytes / 0x1p30;
-  return value < 0.0995 ? fmt::format("{:.3f}", value) : fmt::format("{:.1f}", value);
-}
-
 int64_t optimizer_values(const Config& config) {
   const bool master = config.precision.master && compute_dtype(config.precision) != DType::f32;
   const int64_t moments = config.optim.kind == "adamw" ? 2 : config.optim.kind == "adafactor" ? 0 : 1;
@@ -68,6 +63,11 @@ void resolve(RunPlan& plan) {
 
 }  // namespace
 
+std::string in_gib(double bytes) {
+  const double value = bytes / 0x1p30;
+  return value < 0.0995 ? fmt::format("{:.3f}", value) : fmt::format("{:.1f}", value);
+}
+
 RunPlan plan_run(Config config, int64_t ranks, bool needs_data) {
   RunPlan plan;
   plan.config = std::move(config);
@@ -88,8 +88,11 @@ RunPlan plan_run(Config config, int64_t ranks, bool needs_data) {
 }
 
 MemoryNeeds memory_needs(const RunPlan& plan, int64_t pipeline_rank) {
+  const DType reduce_type = reduce_dtype(plan.config.precision);
+  const bool rounds = reduce_type != DType::f32 && plan.layout.mesh.ranks() > 1;
   const MemorySettings settings{static_cast<int64_t>(size_of(compute_dtype(plan.config.precision))),
-                                optimizer_values(plan.config)};
+                                optimizer_values(plan.config),
+                                rounds ? static_cast<int64_t>(size_of(reduce_type)) : 0};
   return estimate_memory(plan.config.model, plan.layout, plan.config.parallel.sequence, plan.batch, settings,
                          pipeline_rank);
 }
@@ -111,33 +114,10 @@ std::string layout_table(const RunPlan& plan, const std::vector<RankHome>& homes
     }
     for (const Axis axis : mesh.order)
       if (mesh.size(axis) > 1) text += fmt::format("  {:>8}", coords[static_cast<size_t>(axis)]);
-    text += fmt::format("  {:>12}  {}\n", gib(memory_needs(plan, pipeline).total()),
+    text += fmt::format("  {:>12}  {}\n", in_gib(memory_needs(plan, pipeline).total()),
                         describe_stages(plan.layout, pipeline, plan.config.model.layers));
   }
   return text;
-}
-
-void check_memory(const RunPlan& plan, int64_t pipeline_rank, double available_bytes) {
-  // Activations are an estimate; only a layout that is far off is refused by it.
-  constexpr double kSureShare = 0.7;
-  const MemoryNeeds needs = memory_needs(plan, pipeline_rank);
-  if (needs.total() - (1.0 - kSureShare) * needs.activations <= available_bytes) return;
-  const Config& c = plan.config;
-  std::string help;
-  const auto add = [&](const std::string& way) { help += (help.empty() ? "" : ", ") + way; };
-  if (needs.activations > 0.2 * needs.total()) {
-    if (c.batch.micro > 1) add(fmt::format("batch.micro: {}", c.batch.micro / 2));
-    if (c.model.recompute != "full") add("model.recompute: full");
-    if (c.parallel.tensor > 1 && !c.parallel.sequence) add("parallel.sequence: true");
-  }
-  add(fmt::format("parallel.tensor: {}", 2 * c.parallel.tensor));
-  add(fmt::format("parallel.pipeline: {}", 2 * c.parallel.pipeline));
-  throw ConfigError(
-      fmt::format("a rank of this layout needs about {} GiB (parameters {}, gradients {}, optimizer {}, "
-                  "activations {}) and has "
-                  "{}; what would help: {}",
-                  gib(needs.total()), gib(needs.parameters), gib(needs.gradients), gib(needs.optimizer),
-                  gib(needs.activations), gib(available_bytes), help));
 }
 
 }  // namespace trireme

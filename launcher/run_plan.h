@@ -36,8 +36,7 @@ struct RankHome {
 /// rank.
 std::string layout_table(const RunPlan& plan, const std::vector<RankHome>& homes = {});
 
-/// ConfigError when a rank will need more memory than the `available_bytes` that it has, which says what
-/// would help.
-void check_memory(const RunPlan& plan, int64_t pipeline_rank, double available_bytes);
+/// "11.8", of bytes in GiB.
+std::string in_gib(double bytes);
 
 }  // namespace trireme

@@ -46,8 +46,12 @@ Group& with_options(Group& world, const RunConfig& run, Tracer* tracer) {
 
 }  // namespace
 
+// What can't work is refused before a device or another rank is asked for anything.
 Trainer::Trainer(Config config, Group& world, SignalRequests* signals)
-    : config_(std::move(config)),
+    : Trainer(plan_run(std::move(config), world.size()), world, signals) {}
+
+Trainer::Trainer(RunPlan plan, Group& world, SignalRequests* signals)
+    : config_(plan.config),
       world_(world),
       signals_(signals),
       tracer_(std::make_unique<Tracer>(world.rank(), fmt::format("rank {}", world.rank()))),
@@ -59,7 +63,8 @@ Trainer::Trainer(Config config, Group& world, SignalRequests* signals)
   ctx_.tracer = tracer_.get();
   profiler_ = engine_.backend().make_profiler();
   tracer_->set_listener(profiler_.get());
-  open_data();
+  refuse_too_large(plan, engine_.backend(), world_);
+  open_data(std::move(plan));
   build_model();
   start();
   start_reports();
@@ -67,11 +72,12 @@ Trainer::Trainer(Config config, Group& world, SignalRequests* signals)
 
 Trainer::~Trainer() { with_options(world_, config_.run, nullptr); }
 
-void Trainer::open_data() {
-  RunPlan plan = plan_run(std::move(config_), world_.size());
-  refuse_too_large(plan, engine_.backend(), world_);
-  if (world_.size() > 1) layout_ = layout_table(plan, gather_homes(world_, engine_.backend().device()));
-  config_ = std::move(plan.config);
+void Trainer::open_data(RunPlan plan) {
+  constexpr int kMostRanksShown = 64;
+  if (world_.size() > 1) {
+    const auto homes = gather_homes(world_, engine_.backend().device());
+    layout_ = world_.size() <= kMostRanksShown ? layout_table(plan, homes) : plan.layout.mesh.describe();
+  }
   tokenizer_ = plan.data.tokenizer;
   micro_batches_ = plan.batch.micro_batches;
   plan_ = std::move(plan.layout);
@@ -173,8 +179,7 @@ void Trainer::start_reports() {
   write_text_durably(std::filesystem::path(config_.run.out) / "config.yaml", to_yaml(config_));
   keep_tokenizer();
   report_ = std::make_unique<RunReport>(config_.run, progress_.step, model().flops_per_token(geometry_.sequence), peak[0]);
-  constexpr int kMostRanksShown = 64;
-  if (!layout_.empty() && world_.size() <= kMostRanksShown) report_->note(layout_);
+  if (!layout_.empty()) report_->note(layout_);
   report_->note(fmt::format("{}: {} parameters, {} of {}, batch {} x {} tokens in {} a rank", config_.model.kind,
                             model().num_parameters(), counted(world_.size(), "rank"), counted(engine_.backend().num_threads(), "thread"),
                             geometry_.global, geometry_.sequence, micro_batches_ == 1 ? "1 micro-batch" : fmt::format("{} micro-batches", micro_batches_)));

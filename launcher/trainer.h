@@ -12,6 +12,7 @@
 #include "launcher/checkpoint_request.h"
 #include "launcher/config.h"
 #include "launcher/evaluator.h"
+#include "launcher/run_plan.h"
 #include "launcher/run_report.h"
 #include "launcher/signals.h"
 #include "launcher/train_state.h"
@@ -46,7 +47,8 @@ class Trainer {
   void save();
 
  private:
-  void open_data();
+  Trainer(RunPlan plan, Group& world, SignalRequests* signals);
+  void open_data(RunPlan plan);
   void build_model();
   void start();  // resumes, or takes the first weights
   void resume(const std::filesystem::path& checkpoint);

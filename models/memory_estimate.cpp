@@ -1,6 +1,8 @@
 #include "models/memory_estimate.h"
 
 #include <algorithm>
+#include <span>
+#include <vector>
 
 namespace trireme {
 namespace {
@@ -9,7 +11,8 @@ namespace {
 struct UnitSizes {
   double parameters = 0.0;
   double saved = 0.0;    // activations of one micro-batch that backward needs
-  double working = 0.0;  // more of them while the unit runs
+  double forward = 0.0, backward = 0.0;  // more of them while the unit runs
+  double replayed = 0.0;  // more of them between the halves of a backward, which made them again
 };
 
 double divided(int64_t n, int64_t parts) {
@@ -30,30 +33,37 @@ UnitSizes block_sizes(const ModelConfig& m, int64_t tensor, double rows, double 
   const double inside = rows * (qkv + heads * head_dim + hidden * (m.recompute == "selective" ? 1 : 2));
   const double input = 2 * c * rows_between;
   sizes.saved = m.recompute == "full" ? input : between + inside;
-  const double gradients = 2 * rows * hidden;
-  sizes.working = m.recompute == "full" ? between + inside + gradients : gradients;
+  const double gradients = rows * hidden + 2 * c * rows;
+  // What only the input half needs is gone by then: gelu's argument, and the residual streams.
+  if (m.recompute == "full") sizes.replayed = between - c * rows_between + inside - rows * hidden;
+  sizes.forward = m.recompute == "full" ? between + inside : 0.0;
+  sizes.backward = sizes.forward + gradients;
   return sizes;
 }
 
 UnitSizes unit_sizes(const ModelConfig& m, int64_t unit, int64_t tensor, double rows, double rows_between) {
   const auto c = static_cast<double>(m.width);
   const double table = divided(m.vocab, tensor) * c;
-  if (unit == 0) return {table + static_cast<double>(m.context) * c, rows, 0.0};
+  if (unit == 0) return {table + static_cast<double>(m.context) * c, rows};
   if (unit <= m.layers) return block_sizes(m, tensor, rows, rows_between);
-  return {table + 2 * c, 2 * c * rows + c * rows_between, 0.0};
+  return {table + 2 * c, 2 * c * rows + c * rows_between};
+}
+
+/// The most that is held at a time while a rank runs its actions, with what the running stage needs on top.
+double peak_activations(std::span<const Action> actions, std::span<const UnitSizes> of_stage) {
+  double held = 0.0, peak = 0.0;
+  for (const Action& a : actions) {
+    const UnitSizes& stage = of_stage[a.stage];
+    if (a.is_forward()) held += stage.saved;
+    peak = std::max(peak, held + (a.is_forward() ? stage.forward : stage.backward));
+    if (a.kind == ActionKind::backward_input) held += stage.replayed;
+    if (a.makes_weight_gradient()) held -= stage.saved;
+    if (a.kind == ActionKind::backward_weight) held -= stage.replayed;
+  }
+  return peak;
 }
 
 }  // namespace
-
-std::vector<int64_t> peak_in_flight(const Schedule& schedule) {
-  std::vector<int64_t> now(schedule.rank_of_stage.size()), peak(schedule.rank_of_stage.size());
-  for (const auto& actions : schedule.ranks)
-    for (const Action& a : actions) {
-      if (a.kind == ActionKind::forward) peak[a.stage] = std::max(peak[a.stage], ++now[a.stage]);
-      if (a.kind == ActionKind::backward || a.kind == ActionKind::backward_weight) --now[a.stage];
-    }
-  return peak;
-}
 
 MemoryNeeds estimate_memory(const ModelConfig& m, const ParallelPlan& plan, bool sequence_parallel,
                             const BatchSizes& batch, const MemorySettings& settings, int64_t pipeline_rank) {
@@ -61,11 +71,13 @@ MemoryNeeds estimate_memory(const ModelConfig& m, const ParallelPlan& plan, bool
   const double rows =
       static_cast<double>(batch.micro * batch.sequence) / static_cast<double>(plan.mesh.size(Axis::context));
   const double rows_between = sequence_parallel ? rows / static_cast<double>(tensor) : rows;
-  const std::vector<int64_t> in_flight = peak_in_flight(plan.schedule);
-  double parameters = 0.0, saved = 0.0, working = 0.0;
+  const auto& actions = plan.schedule.ranks[static_cast<size_t>(pipeline_rank)];
+  std::vector<UnitSizes> of_stage(static_cast<size_t>(plan.num_stages()));
+  double parameters = 0.0;
   bool has_table = false;
   for (int64_t stage = 0; stage < plan.num_stages(); ++stage) {
     if (plan.rank_of(stage) != pipeline_rank) continue;
+    UnitSizes& sum = of_stage[static_cast<size_t>(stage)];
     const UnitRange units = plan.units_of(stage);
     for (int64_t unit = units.begin; unit < units.end; ++unit) {
       const UnitSizes sizes = unit_sizes(m, unit, tensor, rows, rows_between);
@@ -73,13 +85,15 @@ MemoryNeeds estimate_memory(const ModelConfig& m, const ParallelPlan& plan, bool
       parameters += sizes.parameters;
       if (table && m.tied && has_table) parameters -= divided(m.vocab, tensor) * static_cast<double>(m.width);
       has_table = has_table || table;
-      saved += sizes.saved * static_cast<double>(in_flight[static_cast<size_t>(stage)]);
-      working = std::max(working, sizes.working);
+      sum.saved += sizes.saved;
+      sum.replayed += sizes.replayed;
+      sum.forward = std::max(sum.forward, sizes.forward);
+      sum.backward = std::max(sum.backward, sizes.backward);
     }
   }
   const auto bytes = static_cast<double>(settings.compute_bytes);
   return {parameters * bytes, parameters * 4, parameters * 4 * static_cast<double>(settings.optimizer_values),
-          (saved + working) * bytes};
+          peak_activations(actions, of_stage) * bytes, parameters * static_cast<double>(settings.reduce_bytes)};
 }
 
 }  // namespace trireme

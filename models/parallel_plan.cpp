@@ -22,16 +22,23 @@ Schedule plan_schedule(const ParallelConfig& config, int64_t micro_batches) {
   return make_schedule(config.schedule, config.pipeline, chunks, micro_batches);
 }
 
+/// Whether each tensor rank has as many rows of a micro-batch under sequence parallelism.
+bool has_even_rows(const ParallelConfig& config, int64_t micro, int64_t sequence) {
+  const bool even_chunks = config.context == 1 || sequence % (2 * config.context) == 0;
+  return even_chunks && micro * sequence / config.context % config.tensor == 0;
+}
+
 void check_tokens(const ParallelConfig& config, const BatchSizes& batch) {
   if (config.context > 1) check_context_chunks(batch.sequence, config.context);
-  if (!config.sequence || config.tensor == 1) return;
-  const int64_t rows = batch.micro * batch.sequence / config.context;
-  if (rows % config.tensor != 0)
-    throw ConfigError(fmt::format(
-        "parallel.sequence: {} rows (batch.micro x batch.sequence{}) do not divide among parallel.tensor = "
-        "{} "
-        "ranks; make batch.micro or batch.sequence a multiple of {}, or set parallel.sequence to false",
-        rows, config.context > 1 ? " / parallel.context" : "", config.tensor, config.tensor));
+  if (!config.sequence || config.tensor == 1 || has_even_rows(config, batch.micro, batch.sequence)) return;
+  int64_t micro = batch.micro, sequence = batch.sequence;
+  while (!has_even_rows(config, micro, batch.sequence)) ++micro;
+  while (sequence > 0 && !has_even_rows(config, batch.micro, sequence)) --sequence;
+  throw ConfigError(fmt::format(
+      "parallel.sequence: {} rows (batch.micro x batch.sequence{}) do not divide among parallel.tensor = {} "
+      "ranks; set batch.micro to {}{}, or parallel.sequence to false",
+      batch.micro * batch.sequence / config.context, config.context > 1 ? " / parallel.context" : "",
+      config.tensor, micro, sequence > 0 ? fmt::format(" or batch.sequence to {}", sequence) : ""));
 }
 
 }  // namespace

@@ -62,6 +62,8 @@ ModelConfig resolve_model(ModelConfig c) {
   check(c.kind == "gpt", fmt::format("kind '{}' is not known; the kinds are: gpt", c.kind));
   check(c.layers > 0 && c.heads > 0 && c.width > 0 && c.context > 0,
         "layers, heads, width and context must be above 0");
+  constexpr int64_t kMostLayers = 10'000;
+  check(c.layers <= kMostLayers, fmt::format("layers = {} is more than {}", c.layers, kMostLayers));
   check(c.vocab > 0, "vocab is not known: set model.vocab, or train on data made by `trireme prepare`");
   check(c.width % c.heads == 0,
         fmt::format("width = {} does not divide into {} heads; set width to {} or {}", c.width, c.heads,

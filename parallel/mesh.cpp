@@ -144,11 +144,10 @@ std::unique_ptr<Group> Mesh::make_group(int64_t color, std::string_view name) {
   return backend_ ? make_device_group(*host, *backend_, name, options_) : std::move(host);
 }
 
-std::string Mesh::describe() const {
+std::string MeshShape::describe() const {
   std::string text;
-  for (const Axis axis : shape_.order)
-    if (shape_.size(axis) > 1)
-      text += fmt::format("{}{} {}", text.empty() ? "" : " x ", name_of(axis), shape_.size(axis));
+  for (const Axis axis : order)
+    if (size(axis) > 1) text += fmt::format("{}{} {}", text.empty() ? "" : " x ", name_of(axis), size(axis));
   return text.empty() ? "one rank" : text;
 }
 

@@ -27,6 +27,8 @@ struct MeshShape {
   int64_t ranks() const;
   std::array<int64_t, kNumAxes> coords_of(int64_t rank) const;
   int64_t rank_of(const std::array<int64_t, kNumAxes>& coords) const;
+  /// "data 4 x tensor 2": the axes that have more than one rank; "one rank".
+  std::string describe() const;
 };
 
 /// The mesh for `ranks` ranks; `data` 0 takes what the other axes leave. ConfigError, saying which numbers
@@ -60,8 +62,6 @@ class Mesh {
   std::unique_ptr<Group> make_group(int64_t color, std::string_view name);
   /// Coordinates of this rank.
   const std::array<int64_t, kNumAxes>& coords() const { return coords_; }
-  /// "data 4 x tensor 2": the axes that have more than one rank.
-  std::string describe() const;
 
  private:
   Group& world_;

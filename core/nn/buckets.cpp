@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <utility>
 
 #include "core/ops/elementwise.h"
 
@@ -45,7 +46,10 @@ std::vector<Bucket> plan_buckets(std::span<Parameter* const> parameters, size_t 
   }
   std::vector<size_t> order(buckets.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::ranges::sort(order, {}, [&](size_t i) { return completed_by[i]; });
+  // What stages share is whole on the last one long before the first one has it: its sum would wait for the pipeline.
+  std::ranges::sort(order, {}, [&](size_t i) {
+    return std::pair(buckets[i].gradient_sum == GradientSum::batch_and_stages, completed_by[i]);
+  });
   std::vector<Bucket> sorted;
   for (size_t i : order) sorted.push_back(std::move(buckets[i]));
   buckets = std::move(sorted);

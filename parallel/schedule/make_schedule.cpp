@@ -171,8 +171,9 @@ void check_size(const Size& size) {
   if (size.ranks > kMost / 4 || size.chunks > kMost / size.ranks ||
       size.micro_batches > kMost - 2 * size.ranks)
     throw ConfigError(
-        fmt::format("a pipeline schedule has {} stages and {} micro-batches at the most; got {} ranks of {} "
-                    "stages and {} micro-batches",
+        fmt::format("a step has {} pipeline stages and {} micro-batches a rank at the most; got {} ranks of {} "
+                    "stages and {} micro-batches; make batch.micro larger, or batch.global or parallel.pipeline "
+                    "smaller",
                     kMost, kMost - 2 * size.ranks, size.ranks, size.chunks, size.micro_batches));
 }
 

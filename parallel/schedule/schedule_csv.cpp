@@ -64,8 +64,8 @@ class CsvReader {
     if (!action)
       throw ConfigError(fmt::format(
           "{}:{}: cell {}: '{}' is no action; wanted F, B, I or W, a stage, a dot and a micro-batch, "
-          "like F0.3",
-          file_, line_, cell, text));
+          "like F0.3{}",
+          file_, line_, cell, text, text.find(';') != std::string_view::npos ? "; cells are parted by commas" : ""));
     const int rank = schedule_.num_ranks() - 1;
     const auto [known, is_new] = rank_of_stage_.try_emplace(action->stage, rank);
     if (!is_new && known->second != rank)
@@ -87,7 +87,12 @@ class CsvReader {
 Schedule read_schedule(const std::filesystem::path& file) {
   CsvReader reader(file);
   std::istringstream text(read_text(file));
-  for (std::string line; std::getline(text, line);) reader.read_line(line);
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // of UTF-8, as spreadsheets write it
+  bool first = true;
+  for (std::string line; std::getline(text, line); first = false) {
+    const bool marked = first && line.starts_with(kByteOrderMark);
+    reader.read_line(std::string_view(line).substr(marked ? kByteOrderMark.size() : 0));
+  }
   return reader.finish();
 }
 

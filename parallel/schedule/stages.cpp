@@ -83,6 +83,7 @@ std::vector<int64_t> cut_stages_by_layers(std::span<const int64_t> layers_of_sta
     throw ConfigError(fmt::format(
         "parallel.stages: {} numbers for {} pipeline stages (pipeline * chunks); give one a stage", given,
         num_stages));
+  constexpr int64_t kMost = 1'000'000'000;  // so that no sum overflows
   std::vector<int64_t> boundaries{0};
   for (int64_t stage = 0; stage < given; ++stage) {
     const int64_t blocks = layers_of_stage[static_cast<size_t>(stage)];
@@ -90,7 +91,7 @@ std::vector<int64_t> cut_stages_by_layers(std::span<const int64_t> layers_of_sta
     if (blocks < 0 || blocks + others == 0)
       throw ConfigError(
           fmt::format("parallel.stages: stage {} has {} layers; wanted 1 or more", stage, blocks));
-    boundaries.push_back(boundaries.back() + blocks + others);
+    boundaries.push_back(boundaries.back() + std::min(blocks, kMost) + others);
   }
   if (const int64_t sum = boundaries.back() - 2; sum != layers)
     throw ConfigError(

@@ -64,6 +64,15 @@ TEST_F(BucketsTest, EachSumHasBucketsOfItsOwnInTheOrderInWhichBackwardCompletesT
   EXPECT_EQ(buckets[3].gradient_sum, table);
 }
 
+// The last stage has it first, the first one last: in another order one would wait for the other's.
+TEST_F(BucketsTest, WhatStagesShareComesLastOnEveryStage) {
+  parameters_ = {parameter("w1", {48}), parameter("table", {32}, GradientSum::batch_and_stages)};
+  const std::vector<Bucket> buckets = plan(1024);
+  ASSERT_EQ(buckets.size(), 2u);
+  EXPECT_THAT(names_of(buckets[0]), ElementsAre("w1"));
+  EXPECT_THAT(names_of(buckets[1]), ElementsAre("table"));
+}
+
 TEST_F(BucketsTest, ABucketThatIsBegunFirstMayCompleteLast) {
   const auto norm = GradientSum::batch_and_tensor;
   parameters_ = {parameter("norm1", {16}, norm), parameter("w1", {48}), parameter("norm2", {16}, norm)};

@@ -81,6 +81,17 @@ class Layouts(CommandTest):
         self.assertRegex(shown, r"idle +\d+\.\d%")
         self.assertIn("<svg", (self.folder / "plan.svg").read_text(encoding="utf-8"))
 
+    def test_a_measured_run_is_compared_with_its_own_layout_alone(self):
+        parallel = {"pipeline": 2, "tensor": 2, "schedule": "1f1b"}
+        out = self.train("traced", 4, parallel, steps=3, trace=True)
+        config = self.folder / "traced.yaml"
+        self.assertIn("measured: idle", self.trireme_stdout("plan", config, "-n", 4, "--run", out))
+        for ranks, changes in ((4, ["parallel.schedule=zb-v"]),  # other passes; tensor ranks for stages
+                               (4, ["parallel.tensor=1", "parallel.pipeline=4"])):
+            overrides = [part for change in changes for part in ("--set", change)]
+            text = self.trireme("plan", config, "-n", ranks, "--run", out, *overrides, status=2)
+            self.assertIn("give the experiment file, -n and --set that the run had", text)
+
     def test_layouts_that_cannot_work_say_which_would(self):
         cases = [
             ({"tensor": 4}, 4, "set parallel.tensor to 3 or less"),

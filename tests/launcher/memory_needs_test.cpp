@@ -1,8 +1,8 @@
-// What a plan says of each rank's memory is what the rank then takes.
-#include <gtest/gtest.h>
+// What a plan says of each rank's memory is what the rank then takes; what doesn't fit is refused with what would.
+#include <gmock/gmock.h>
 
 #include "comm/local/local_world.h"
-#include "launcher/run_plan.h"
+#include "launcher/memory_check.h"
 #include "launcher/trainer.h"
 #include "tests/launcher/temporary_folder.h"
 #include "tests/launcher/token_file.h"
@@ -77,10 +77,36 @@ const Case kCases[] = {
     {"zb_v2", 2, {.pipeline = 2, .schedule = "zb-v"}},
     {"interleaved2", 2, {.pipeline = 2, .schedule = "interleaved"}},
     {"context2", 2, {.context = 2}},
+    {"zb_h1_3_recompute", 3, {.pipeline = 3, .schedule = "zb-h1"}, "full"},
+    {"zb_v2_recompute", 2, {.pipeline = 2, .schedule = "zb-v"}, "full"},
     {"recompute_pipeline2_sequence2", 4, {.pipeline = 2, .tensor = 2, .sequence = true, .schedule = "1f1b"}, "full"},
 };
 INSTANTIATE_TEST_SUITE_P(Layouts, MemoryNeedsTest, ::testing::ValuesIn(kCases),
                          [](const auto& info) { return std::string(info.param.name); });
+
+std::string refusal(const RunPlan& plan, double available_bytes) {
+  try {
+    check_memory(plan, available_bytes);
+  } catch (const ConfigError& e) {
+    return e.what();
+  }
+  return "fits";
+}
+
+TEST(MemoryCheckTest, NamesChangesWithWhichItFits) {
+  Config c = config("nowhere", {"", 1, {}});
+  c.model.vocab = 256;
+  c.batch.micro = 8, c.batch.global = 64;
+  const RunPlan plan = plan_run(c, 4, /*needs_data=*/false);
+  const double needed = memory_needs(plan, 0).total();
+  EXPECT_EQ(refusal(plan, needed), "fits");
+  const std::string half = refusal(plan, 0.5 * needed);
+  EXPECT_THAT(half, ::testing::AllOf(::testing::HasSubstr("any of these fits: "), ::testing::HasSubstr("parallel.tensor: 2"),
+                                     ::testing::HasSubstr("batch.micro: 4")));
+  c.parallel.tensor = 2;
+  EXPECT_EQ(refusal(plan_run(c, 4, false), 0.5 * needed), "fits");
+  EXPECT_THAT(refusal(plan, 1e3), ::testing::HasSubstr("no change of"));
+}
 
 }  // namespace
 }  // namespace trireme

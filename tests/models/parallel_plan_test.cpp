@@ -4,7 +4,7 @@
 
 #include <gmock/gmock.h>
 
-#include <numeric>
+#include <limits>
 
 #include "core/error.h"
 #include "models/presets.h"
@@ -51,7 +51,9 @@ TEST(ParallelPlanTest, RefusesMoreTensorRanksThanHeadsOrColumns) {
 TEST(ParallelPlanTest, RefusesTokensThatDoNotDivide) {
   EXPECT_THAT(refusal(model(), {.context = 2}, 2, {2, 62, 4}), AllOf(HasSubstr("62"), HasSubstr("context")));
   EXPECT_THAT(refusal(model(), {.tensor = 4, .sequence = true}, 4, {1, 62, 4}),
-              AllOf(HasSubstr("62 rows"), HasSubstr("multiple of 4")));
+              AllOf(HasSubstr("62 rows"), HasSubstr("set batch.micro to 2 or batch.sequence to 60")));
+  EXPECT_THAT(refusal(model(), {.context = 2, .tensor = 4, .sequence = true}, 8, {1, 12, 4}),
+              AllOf(HasSubstr("6 rows"), HasSubstr("set batch.micro to 2 or batch.sequence to 8")));
   EXPECT_EQ(refusal(model(), {.tensor = 4, .sequence = true}, 4, {2, 62, 4}), "not refused") << "rows of both samples";
   EXPECT_EQ(refusal(model(), {.tensor = 4}, 4, {1, 62, 4}), "not refused");
 }
@@ -60,6 +62,9 @@ TEST(ParallelPlanTest, RefusesMoreStagesThanUnitsAndStagesThatDoNotAddUp) {
   EXPECT_THAT(refusal(model(2), {.pipeline = 5, .schedule = "1f1b"}, 5), HasSubstr("5"));
   EXPECT_THAT(refusal(model(), {.pipeline = 2, .schedule = "1f1b", .stages = {3, 4}}, 2),
               AllOf(HasSubstr("7"), HasSubstr("6")));
+  constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
+  EXPECT_THAT(refusal(model(), {.pipeline = 3, .schedule = "1f1b", .stages = {kHuge, kHuge, 8}}, 3),
+              HasSubstr("the model has 6"));
   EXPECT_THAT(refusal(model(), {.pipeline = 2, .schedule = "1f1b", .stages = {6}}, 2), HasSubstr("2"));
   EXPECT_THAT(refusal(model(), {.pipeline = 2, .schedule = "1f1b", .chunks = 2}, 2), HasSubstr("1f1b"));
   EXPECT_THAT(refusal(model(), {.pipeline = 2, .schedule = "zbv"}, 2), HasSubstr("zb-v"));

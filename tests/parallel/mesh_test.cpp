@@ -63,7 +63,7 @@ TEST(MeshTest, GroupsAreTheAxes) {
     EXPECT_EQ(mesh.group(Axis::data).rank(), world.rank());
     EXPECT_EQ(mesh.coord(Axis::data), world.rank());
     EXPECT_EQ(mesh.group(Axis::tensor).size(), 1);
-    EXPECT_EQ(mesh.describe(), "data 3");
+    EXPECT_EQ(mesh.shape().describe(), "data 3");
   });
 }
 
@@ -75,7 +75,7 @@ TEST(MeshTest, GroupsOfSeveralAxes) {
     EXPECT_EQ(batch->rank(), world.rank() / 2);  // tensor ranks are neighbours
     const auto halves = mesh.make_group(world.rank() / 4, "halves");
     ASSERT_EQ(halves->size(), 4);
-    EXPECT_EQ(mesh.describe(), "data 2 x context 2 x tensor 2");
+    EXPECT_EQ(mesh.shape().describe(), "data 2 x context 2 x tensor 2");
   });
 }
 

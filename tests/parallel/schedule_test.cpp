@@ -132,6 +132,11 @@ TEST_F(ScheduleCsvTest, TakesWhatSpreadsheetsWrite) {
   EXPECT_EQ(s.micro_batches, 1);
 }
 
+TEST_F(ScheduleCsvTest, TakesWhatSpreadsheetsWriteOrSaysWhatIsWrong) {
+  EXPECT_EQ(line_of(read_schedule(file("\xEF\xBB\xBF" "F0.0,B0.0\n")), 0), "F0.0 B0.0");
+  EXPECT_THAT(refusal_of("F0.0;B0.0\n"), HasSubstr("cells are parted by commas"));
+}
+
 TEST_F(ScheduleCsvTest, NamesFileLineAndCell) {
   EXPECT_THAT(refusal_of("F0.0,B0.0\n# x\nF1.0,,G1.0\n"),
               HasSubstr("NamesFileLineAndCell.csv:3: cell 3: 'G1.0' is no action"));

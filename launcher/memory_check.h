@@ -1,0 +1,12 @@
+// Whether what the ranks of a plan hold fits, and what would.
+#pragma once
+
+#include "launcher/run_plan.h"
+
+namespace trireme {
+
+/// ConfigError when some rank of the plan will need more than the `available_bytes` that each has; it names single
+/// changes with which all fit, or says that there are none. Pure: all ranks come to the same conclusion.
+void check_memory(const RunPlan& plan, double available_bytes);
+
+}  // namespace trireme
