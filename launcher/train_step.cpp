@@ -79,9 +79,10 @@ void TrainStep::update() {
   TraceScope scope(ctx_.tracer, Tracer::Lane::step, "update");
   Tensor norms = stats_.flat_view(sum_squares, {2});
   sum_gradient_squares(norms);
-  ctx_.recorder->on_host([this] {
+  const auto sum = [this] {
     parts_.stats.all_reduce(stats_, ReduceOp::sum, "step statistics", ctx_.stream).wait(*ctx_.stream);
-  });
+  };
+  parts_.stats.size() > 1 ? ctx_.recorder->on_host(sum) : sum();
   const Tensor& decision = parts_.guard.decide(ctx_, stats_.flat_view(0, {UpdateGuard::kStats}));
   parts_.optimizer.step(ctx_, parts_.shards, decision);
   parts_.reducer.publish();

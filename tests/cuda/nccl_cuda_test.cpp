@@ -13,6 +13,7 @@
 #include "comm/staged_group.h"
 #include "core/context.h"
 #include "core/nn/module.h"
+#include "core/recorder.h"
 #include "parallel/all_reduce_reducer.h"
 #include "parallel/mesh.h"
 #include "tests/comm/conformance.h"
@@ -107,7 +108,7 @@ TEST_F(SharedGpu, AGroupOfOneCopies) {
   const std::vector<float> ones(100, 1.0f);
   const Tensor from = ctx.from_host<float>(ones, {100}), to = ctx.zeros({100});
   ctx.stream->synchronize();
-  const auto recording = ctx.backend->record(*ctx.stream, [&] {
+  const auto recording = ctx.recorder->record([&] {
     group->all_reduce(from, ReduceOp::sum, "recorded", ctx.stream).wait(*ctx.stream);
     group->all_gather(from, to, "recorded", ctx.stream).wait(*ctx.stream);
   });
