@@ -76,8 +76,8 @@ void describe(V& v, ParallelConfig& c) {
   v.field("sequence", c.sequence, "tensor ranks divide the tokens where no matrix needs them all: less memory, the same traffic",
           any());
   v.field("overlap", c.overlap,
-          "tensor ranks compute one half of a micro-batch's samples while activations of the other half travel (without a pipeline, "
-          "and but for `model.recompute: full`); `auto`: on GPUs",
+          "tensor ranks compute one half of a micro-batch's samples while activations of the other half travel (but for "
+          "`model.recompute: full`); `auto`: on GPUs",
           one_of({"auto", "on", "off"}));
   v.field("schedule", c.schedule,
           "of the pipeline: `gpipe`, `1f1b`, `interleaved`, `zb-h1`, `zb-v`, or the path of a CSV file (see docs/pipeline.md)",

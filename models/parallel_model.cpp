@@ -6,6 +6,7 @@
 #include <array>
 
 #include "core/ops/elementwise.h"
+#include "core/ops/rows.h"
 #include "parallel/context_chunks.h"
 
 namespace trireme {
@@ -130,28 +131,33 @@ bool ParallelModel::can_halve(const MicroBatch& batch) const {
   return divides(samples / 2) && divides(samples - samples / 2);
 }
 
-/// The loss of a model that has no other stages, its samples in two halves.
-Tensor ParallelModel::run_halves(const Context& ctx, const MicroBatch& batch) const {
+/// A stage whose samples go through in two halves, in turns.
+Tensor ParallelModel::run_halves(Context& ctx, int64_t stage, const Tensor& received, const MicroBatch& batch) const {
   const int64_t samples = batch.tokens.dim(0), half = samples / 2;
-  const auto part = [&](int64_t begin, int64_t end) {
-    Passage p{.travel = {.ctx = ctx},
+  const auto part = [&](int64_t begin, int64_t end, Tensor x) {
+    Passage p{.travel = {.ctx = ctx, .stream = {std::move(x), {}}},
               .batch = {batch.tokens.slice(begin, end), batch.targets.slice(begin, end), batch.scale},
               .loss = {}};
     p.travel.ctx.random.first_sample += begin;
     return p;
   };
-  std::array passages{part(0, half), part(half, samples)};
+  std::array<Tensor, 2> x;
+  if (received.defined())
+    x = split_rows(ctx, received, model_->layout().tensor.rows_here(half * batch.tokens.dim(1)));
+  std::array passages{part(0, half, x[0]), part(half, samples, x[1])};
+  x = {};
+  const UnitRange units = plan_.units_of(stage);
   std::array<nn::Slots, 2> slots;
-  for (size_t i = 0; i < slots.size(); ++i) model_->add_slots(slots[i], passages[i], 0, model_->num_units());
+  for (size_t i = 0; i < slots.size(); ++i) model_->add_slots(slots[i], passages[i], units.begin, units.end);
   nn::run_in_turns(slots[0], slots[1]);
-  Context outer = ctx;
-  return add(outer, passages[0].loss, passages[1].loss);
+  if (stage + 1 == plan_.num_stages()) return add(ctx, passages[0].loss, passages[1].loss);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = settled(ctx, passages[i].travel.settle());
+  return join_rows(ctx, x[0], x[1]);
 }
 
 Tensor ParallelModel::run_stage(Context& ctx, int64_t stage, const Tensor& received,
                                 const MicroBatch& batch) const {
-  if (model_->layout().halves && ctx.tape && plan_.num_stages() == 1 && can_halve(batch))
-    return run_halves(ctx, batch);
+  if (model_->layout().halves && ctx.tape && can_halve(batch)) return run_halves(ctx, stage, received, batch);
   const UnitRange units = plan_.units_of(stage);
   Activation out =
       model_->run(ctx, units.begin, units.end, {.stream = {received, {}}, .loss = {}, .logits = {}}, batch);

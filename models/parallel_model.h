@@ -68,7 +68,7 @@ class ParallelModel {
                               const Tensor& loss_sum) const;
   Tensor run_stage(Context& ctx, int64_t stage, const Tensor& received, const MicroBatch& batch) const;
   bool can_halve(const MicroBatch& batch) const;
-  Tensor run_halves(const Context& ctx, const MicroBatch& batch) const;
+  Tensor run_halves(Context& ctx, int64_t stage, const Tensor& received, const MicroBatch& batch) const;
   Shape activation_shape(const MicroBatch& batch) const;
   DType activation_dtype() const;
 

@@ -88,7 +88,7 @@ std::vector<int64_t> cut_stages_by_layers(std::span<const int64_t> layers_of_sta
   for (int64_t stage = 0; stage < given; ++stage) {
     const int64_t blocks = layers_of_stage[static_cast<size_t>(stage)];
     const int64_t others = (stage == 0 ? 1 : 0) + (stage + 1 == given ? 1 : 0);  // embedding, classifier
-    if (blocks < 0 || blocks + others == 0)
+    if (blocks < 0 || (blocks == 0 && others == 0))
       throw ConfigError(
           fmt::format("parallel.stages: stage {} has {} layers; wanted 1 or more", stage, blocks));
     boundaries.push_back(boundaries.back() + std::min(blocks, kMost) + others);

@@ -7,6 +7,7 @@
 #include "core/ops/layer_norm.h"
 #include "core/ops/linear.h"
 #include "core/ops/mlp.h"
+#include "core/ops/rows.h"
 #include "tests/core/attention_in_blocks.h"
 #include "tests/core/classifier_parts.h"
 
@@ -49,6 +50,21 @@ std::vector<OpRow> elementwise_rows() {
        {{N, C}},
        {},
        [](Context& ctx, Inputs x, Parameters) { return Tensors{add(ctx, x[0], x[0])}; }},
+      {"split_rows",
+       {{N, C}},
+       {},
+       [](Context& ctx, Inputs x, Parameters) {
+         const auto parts = split_rows(ctx, x[0], N / 3);
+         return Tensors{parts[0], parts[1]};
+       }},
+      {"join_rows",
+       {{N, C}, {N / 2, C}},
+       {},
+       [](Context& ctx, Inputs x, Parameters) { return Tensors{join_rows(ctx, x[0], x[1])}; }},
+      {"split_rows_of_which_one_part_is_used",
+       {{N, C}},
+       {},
+       [](Context& ctx, Inputs x, Parameters) { return Tensors{scale(ctx, split_rows(ctx, x[0], N / 2)[1], 2.0f)}; }},
       {"scale",
        {{N, C}},
        {},
