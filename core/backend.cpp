@@ -10,7 +10,6 @@ namespace trireme {
 
 std::unique_ptr<DeviceProfiler> Backend::make_profiler() { return nullptr; }
 
-
 std::shared_ptr<void> Backend::allocate_host(size_t bytes) {
   return {::operator new(bytes), [](void* data) { ::operator delete(data); }};
 }

@@ -3,6 +3,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/error.h"
+
 namespace trireme {
 
 class Recorder::Pieces : public Recording {
@@ -36,7 +38,10 @@ std::unique_ptr<Recording> Recorder::record(const std::function<void()>& body) {
     body();
   } catch (...) {
     pieces_ = nullptr;
-    backend_.end_recording(stream_);
+    try {
+      backend_.end_recording(stream_);
+    } catch (const Error&) {  // what went wrong in `body` is what there is to say
+    }
     throw;
   }
   pieces_ = nullptr;

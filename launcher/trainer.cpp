@@ -46,7 +46,7 @@ Group& with_options(Group& world, const RunConfig& run, Tracer* tracer) {
 
 }  // namespace
 
-// What can't work is refused before a device or another rank is asked for anything.
+// Sizes that can't work are refused before a device or another rank is asked for anything.
 Trainer::Trainer(Config config, Group& world, SignalRequests* signals)
     : Trainer(plan_run(std::move(config), world.size()), world, signals) {}
 

@@ -45,7 +45,7 @@ Tensor begin_exchange(Context& ctx, Way kind, Tensor x, Group& group, std::strin
 }  // namespace
 
 /// What both operations of an exchange know.
-struct Exchange::InFlight {
+struct ExchangeInFlight {
   std::string_view name;  // a literal
   Way forward, backward;
   Group& group;
@@ -60,12 +60,19 @@ struct Exchange::InFlight {
 
 namespace {
 
-/// Sends x off; its result is there after FinishOp. B: waits for what that one's B sent off.
-template <class InFlight>
-class BeginOp : public Op {
+class ExchangeOp : public Op {
  public:
-  explicit BeginOp(std::shared_ptr<InFlight> in_flight) : in_flight_(std::move(in_flight)) {}
+  explicit ExchangeOp(std::shared_ptr<ExchangeInFlight> in_flight) : in_flight_(std::move(in_flight)) {}
   std::string_view name() const override { return in_flight_->name; }
+
+ protected:
+  std::shared_ptr<ExchangeInFlight> in_flight_;
+};
+
+/// Sends x off; its result is there after FinishOp. B: waits for what that one's B sent off.
+class BeginOp : public ExchangeOp {
+ public:
+  using ExchangeOp::ExchangeOp;
   Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved&) const override {
     return {in_flight_->begin(ctx, in_flight_->forward, inputs[0].detach())};
   }
@@ -73,16 +80,11 @@ class BeginOp : public Op {
     in_flight_->wait(ctx);
     return dout;
   }
-
- private:
-  std::shared_ptr<InFlight> in_flight_;
 };
 
-template <class InFlight>
-class FinishOp : public Op {
+class FinishOp : public ExchangeOp {
  public:
-  explicit FinishOp(std::shared_ptr<InFlight> in_flight) : in_flight_(std::move(in_flight)) {}
-  std::string_view name() const override { return in_flight_->name; }
+  using ExchangeOp::ExchangeOp;
   Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved&) const override {
     in_flight_->wait(ctx);
     return {inputs[0].detach()};
@@ -93,45 +95,37 @@ class FinishOp : public Op {
     dout.clear();
     return {in_flight_->begin(ctx, in_flight_->backward, std::move(dy))};
   }
-
- private:
-  std::shared_ptr<InFlight> in_flight_;
 };
+
+Exchange begin(Context& ctx, const Tensor& x, std::string_view name, Way forward, Way backward, Group& group) {
+  TRIREME_ASSERT(x.rank() == 2, fmt::format("{}: rows of [n, C] were wanted, not {}", name, to_string(x.shape())));
+  auto in_flight = std::make_shared<ExchangeInFlight>(ExchangeInFlight{name, forward, backward, group, Work()});
+  Tensor begun = apply(ctx, std::make_shared<BeginOp>(in_flight), {x})[0];
+  return Exchange(std::move(begun), std::move(in_flight));
+}
 
 }  // namespace
 
 Tensor Exchange::finish(Context& ctx) {
   Tensor value = std::exchange(value_, Tensor());
   if (!in_flight_) return value;
-  return apply(ctx, std::make_shared<FinishOp<InFlight>>(std::exchange(in_flight_, nullptr)), {std::move(value)})[0];
+  return apply(ctx, std::make_shared<FinishOp>(std::exchange(in_flight_, nullptr)), {std::move(value)})[0];
 }
 
-/// Makes exchanges.
-class Exchanger {
- public:
-  static Exchange begin(Context& ctx, const Tensor& x, std::string_view name, Way forward, Way backward, Group& group) {
-    TRIREME_ASSERT(x.rank() == 2, fmt::format("{}: rows of [n, C] were wanted, not {}", name, to_string(x.shape())));
-    Exchange exchange;
-    exchange.in_flight_ = std::make_shared<Exchange::InFlight>(Exchange::InFlight{name, forward, backward, group, Work()});
-    exchange.value_ = apply(ctx, std::make_shared<BeginOp<Exchange::InFlight>>(exchange.in_flight_), {x})[0];
-    return exchange;
-  }
-};
-
 Exchange begin_copy_to_ranks(Context& ctx, const Tensor& x, Group& group) {
-  return Exchanger::begin(ctx, x, "copy_to_ranks", Way::none, Way::all_reduce, group);
+  return begin(ctx, x, "copy_to_ranks", Way::none, Way::all_reduce, group);
 }
 
 Exchange begin_sum_of_ranks(Context& ctx, const Tensor& x, Group& group) {
-  return Exchanger::begin(ctx, x, "sum_of_ranks", Way::all_reduce, Way::none, group);
+  return begin(ctx, x, "sum_of_ranks", Way::all_reduce, Way::none, group);
 }
 
 Exchange begin_gather_rows(Context& ctx, const Tensor& x, Group& group) {
-  return Exchanger::begin(ctx, x, "gather_rows", Way::all_gather, Way::reduce_scatter, group);
+  return begin(ctx, x, "gather_rows", Way::all_gather, Way::reduce_scatter, group);
 }
 
 Exchange begin_scatter_sum(Context& ctx, const Tensor& x, Group& group) {
-  return Exchanger::begin(ctx, x, "scatter_sum", Way::reduce_scatter, Way::all_gather, group);
+  return begin(ctx, x, "scatter_sum", Way::reduce_scatter, Way::all_gather, group);
 }
 
 Tensor copy_to_ranks(Context& ctx, const Tensor& x, Group& group) { return begin_copy_to_ranks(ctx, x, group).finish(ctx); }

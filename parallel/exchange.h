@@ -9,22 +9,25 @@
 
 namespace trireme {
 
+struct ExchangeInFlight;
+
 /// An exchange that is under way.
 class Exchange {
  public:
   Exchange() = default;
   /// What is done: nothing was to be exchanged.
   explicit Exchange(Tensor done) : value_(std::move(done)) {}
+  /// What was begun, by the functions below.
+  Exchange(Tensor begun, std::shared_ptr<ExchangeInFlight> in_flight)
+      : value_(std::move(begun)), in_flight_(std::move(in_flight)) {}
 
   bool defined() const { return value_.defined(); }
   /// Its result; once.
   Tensor finish(Context& ctx);
 
  private:
-  friend class Exchanger;
-  struct InFlight;
   Tensor value_;
-  std::shared_ptr<InFlight> in_flight_;  // null: done
+  std::shared_ptr<ExchangeInFlight> in_flight_;  // null: done
 };
 
 /// x itself. B: the sum of the ranks' gradients. Before layers that each compute a part of the result from

@@ -32,7 +32,7 @@ class PipelineExecutor {
   bool has_stage(int64_t stage) const { return rank_of(stage) == rank_; }
   int64_t num_stages() const { return static_cast<int64_t>(schedule_.rank_of_stage.size()); }
 
-  /// To be called before the first run() and run_forward(); collective. Runs this rank's actions on zeros, which leaves
+  /// To be called before the first run(); collective. Runs this rank's actions on zeros, which leaves
   /// gradients behind, and then connects the ranks that exchange something. On a device that works on its own, sends and
   /// receives wait there for a peer, who may wait for this rank: were code loaded, memory found or a connection made
   /// meanwhile, which may wait for all that runs on the device, nobody would go on.

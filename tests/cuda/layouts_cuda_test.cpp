@@ -2,15 +2,13 @@
 // have to share a GPU, through host memory.
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <map>
 #include <mutex>
 
 #include "comm/local/local_world.h"
 #include "comm/solo_group.h"
-#include "core/checkpoint/checkpoint.h"
 #include "launcher/trainer.h"
 #include "tests/cuda/gpu.h"
+#include "tests/launcher/final_weights.h"
 #include "tests/launcher/temporary_folder.h"
 #include "tests/launcher/token_file.h"
 
@@ -26,7 +24,6 @@ struct Layout {
 };
 std::ostream& operator<<(std::ostream& out, const Layout& layout) { return out << layout.name; }
 
-using Weights = std::map<std::string, std::vector<float>>;
 struct Outcome {
   std::vector<double> losses;
   Weights weights;
@@ -77,13 +74,7 @@ class LayoutsCuda : public ::testing::TestWithParam<Layout> {
     } else {
       LocalWorld(ranks).run(body);
     }
-    CheckpointReader reader(find_checkpoints(c.run.out).front());
-    for (const std::string& name : reader.names()) {
-      if (name.starts_with("optim.")) continue;
-      std::vector<float>& values = outcome.weights[name];
-      values.resize(static_cast<size_t>(reader.shape(name).numel()));
-      reader.read<float>(name, Slice::whole(reader.shape(name)), values);
-    }
+    outcome.weights = read_weights(c.run.out);
     return outcome;
   }
 
@@ -97,17 +88,7 @@ TEST_P(LayoutsCuda, TrainTheSameModelInF32) {
   const Outcome found = train(c, GetParam().ranks);
   for (size_t i = 0; i < one.losses.size(); ++i)
     EXPECT_NEAR(found.losses[i], one.losses[i], 1e-5 * one.losses[i]) << "step " << i + 1;
-  ASSERT_EQ(found.weights.size(), one.weights.size());
-  for (const auto& [name, expected] : one.weights) {
-    const std::vector<float>& values = found.weights.at(name);
-    ASSERT_EQ(values.size(), expected.size()) << name;
-    double difference = 0.0, norm = 0.0;
-    for (size_t i = 0; i < expected.size(); ++i) {
-      difference += std::pow(static_cast<double>(values[i]) - expected[i], 2);
-      norm += std::pow(static_cast<double>(expected[i]), 2);
-    }
-    EXPECT_LT(std::sqrt(difference), 1e-5 * std::sqrt(norm)) << name << ": relative difference of the final weights";
-  }
+  expect_near(found.weights, one.weights, 1e-5);
 }
 
 // Sums of rounded parts are rounded once more than the whole: losses stay near one another.

@@ -18,6 +18,7 @@
 #include "core/error.h"
 #include "launcher/tensor_statistics.h"
 #include "tests/launcher/temporary_folder.h"
+#include "tests/refusal.h"
 
 namespace trireme {
 namespace {
@@ -45,12 +46,7 @@ fs::path write_checkpoint(const fs::path& root, int64_t step) {
 }
 
 std::string error_of(const fs::path& path, const InspectOptions& options = {}) {
-  try {
-    inspect(path, options);
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-  return "";
+  return refusal_of([&] { inspect(path, options); }, "");
 }
 
 TEST(Inspect, ACheckpoint) {

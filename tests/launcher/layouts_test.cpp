@@ -4,22 +4,20 @@
 #include <gmock/gmock.h>
 #include <unistd.h>
 
-#include <cmath>
 #include <filesystem>
 #include <map>
 #include <mutex>
 
 #include "comm/local/local_world.h"
 #include "comm/solo_group.h"
-#include "core/checkpoint/checkpoint.h"
 #include "launcher/trainer.h"
 #include "tests/launcher/token_file.h"
+#include "tests/launcher/final_weights.h"
 
 namespace trireme {
 namespace {
 
 namespace fs = std::filesystem;
-using Weights = std::map<std::string, std::vector<float>>;
 
 struct Layout {
   const char* name;
@@ -100,18 +98,6 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
     return outcome;
   }
 
-  static Weights read_weights(const fs::path& run) {
-    CheckpointReader reader(find_checkpoints(run).front());
-    Weights weights;
-    for (const std::string& name : reader.names()) {
-      if (name.starts_with("optim.")) continue;
-      std::vector<float>& values = weights[name];
-      values.resize(static_cast<size_t>(reader.shape(name).numel()));
-      reader.read<float>(name, Slice::whole(reader.shape(name)), values);
-    }
-    return weights;
-  }
-
   /// The run on one rank, once for each model.
   static const Outcome& reference(const std::string& model) {
     static std::map<std::string, Outcome> found;
@@ -126,19 +112,7 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
       EXPECT_NEAR(a.norms[i], b.norms[i + first_step], 1e-4 * b.norms[i + first_step])
           << "step " << i + 1 + first_step;
     }
-    ASSERT_EQ(a.weights.size(), b.weights.size());
-    for (const auto& [name, expected] : b.weights) {
-      ASSERT_TRUE(a.weights.contains(name)) << name;
-      const std::vector<float>& found = a.weights.at(name);
-      ASSERT_EQ(found.size(), expected.size()) << name;
-      double difference = 0.0, norm = 0.0;
-      for (size_t i = 0; i < found.size(); ++i) {
-        difference += std::pow(static_cast<double>(found[i]) - expected[i], 2);
-        norm += std::pow(static_cast<double>(expected[i]), 2);
-      }
-      EXPECT_LT(std::sqrt(difference), 1e-5 * std::sqrt(norm))
-          << name << ": relative difference of the final weights";
-    }
+    expect_near(a.weights, b.weights, 1e-5);
   }
 };
 

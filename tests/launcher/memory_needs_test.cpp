@@ -6,6 +6,7 @@
 #include "launcher/trainer.h"
 #include "tests/launcher/temporary_folder.h"
 #include "tests/launcher/token_file.h"
+#include "tests/refusal.h"
 
 namespace trireme {
 namespace {
@@ -85,12 +86,7 @@ INSTANTIATE_TEST_SUITE_P(Layouts, MemoryNeedsTest, ::testing::ValuesIn(kCases),
                          [](const auto& info) { return std::string(info.param.name); });
 
 std::string refusal(const RunPlan& plan, double available_bytes) {
-  try {
-    check_memory(plan, available_bytes);
-  } catch (const ConfigError& e) {
-    return e.what();
-  }
-  return "fits";
+  return refusal_of([&] { check_memory(plan, available_bytes); }, "fits");
 }
 
 TEST(MemoryCheckTest, NamesChangesWithWhichItFits) {

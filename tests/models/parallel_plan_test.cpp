@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "models/presets.h"
+#include "tests/refusal.h"
 
 namespace trireme {
 namespace {
@@ -24,12 +25,7 @@ ModelConfig model(int64_t layers = 6, int64_t heads = 4) {
 constexpr BatchSizes kBatch{.micro = 2, .sequence = 64, .micro_batches = 4};
 
 std::string refusal(const ModelConfig& m, const ParallelConfig& parallel, int64_t ranks, const BatchSizes& batch = kBatch) {
-  try {
-    plan_parallel(m, parallel, batch, ranks);
-  } catch (const ConfigError& e) {
-    return e.what();
-  }
-  return "not refused";
+  return refusal_of([&] { plan_parallel(m, parallel, batch, ranks); }, "not refused");
 }
 
 TEST(ParallelPlanTest, RefusesRanksThatTheSizesDoNotDivide) {

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "tests/refusal.h"
 
 namespace trireme {
 namespace {
@@ -54,12 +55,7 @@ TEST(ContextChunksTest, TakesTokensOfWholeSamples) {
 }
 
 std::string refusal(int64_t tokens, int64_t ranks) {
-  try {
-    check_context_chunks(tokens, ranks);
-  } catch (const ConfigError& e) {
-    return e.what();
-  }
-  return "accepted";
+  return refusal_of([&] { check_context_chunks(tokens, ranks); });
 }
 
 TEST(ContextChunksTest, SaysWhichNumbersWork) {

@@ -6,6 +6,7 @@
 #include "comm/local/local_world.h"
 #include "core/error.h"
 #include "tests/comm/fake_device.h"
+#include "tests/refusal.h"
 
 namespace trireme {
 namespace {
@@ -21,12 +22,7 @@ TEST(MeshShapeTest, RanksAndCoordinatesAreInverse) {
 }
 
 std::string refusal(const ParallelConfig& config, int64_t ranks) {
-  try {
-    plan_mesh(config, ranks);
-  } catch (const ConfigError& e) {
-    return e.what();
-  }
-  return "accepted";
+  return refusal_of([&] { plan_mesh(config, ranks); });
 }
 
 TEST(MeshShapeTest, OrderSaysWhoAreNeighbours) {
