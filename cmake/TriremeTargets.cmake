@@ -27,10 +27,11 @@ function(trireme_library name)
   target_link_libraries(trireme_${name} PUBLIC ${A_DEPENDS} PRIVATE $<BUILD_INTERFACE:trireme_options> ${A_PRIVATE})
 endfunction()
 
-# trireme_tests(name DEPENDS ...): one GoogleTest program of all *_test.cpp of the current folder.
+# trireme_tests(name DEPENDS ...): one GoogleTest program of all *_test.cpp of the current folder; of a folder nccl/ only with NCCL.
 function(trireme_tests name)
   cmake_parse_arguments(A "SERIAL" "" "DEPENDS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_test.cpp)
+  trireme_choose(sources TRIREME_HAS_NCCL nccl)
   add_executable(${name}_tests ${sources})
   target_include_directories(${name}_tests PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${name}_tests PRIVATE ${A_DEPENDS} trireme_options GTest::gmock GTest::gtest_main)

@@ -68,7 +68,7 @@ ParallelPlan plan_parallel(const ModelConfig& model, const ParallelConfig& confi
                     config.tensor, model.ffn, model.ffn));
   plan.schedule = plan_schedule(config, batch.micro_batches);
   const auto num_stages = plan.num_stages();
-  plan.first_unit = config.stages.empty() ? cut_stages(model_unit_costs(model, batch.sequence), num_stages)
+  plan.first_unit = config.stages.empty() ? cut_stages_of_ranks(model_unit_costs(model, batch.sequence), plan.schedule.rank_of_stage)
                                           : cut_stages_by_layers(config.stages, num_stages, model.layers);
   return plan;
 }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <exception>
 #include <thread>
 
@@ -11,8 +12,22 @@
 namespace trireme::comm {
 namespace {
 
-constexpr auto kFinalizePatience = std::chrono::seconds(1), kReleasePatience = std::chrono::seconds(5);
+constexpr auto kReleasePatience = std::chrono::seconds(5);
 constexpr auto kPause = std::chrono::microseconds(200);
+
+ncclConfig_t make_config(int ctas, bool blocking) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = blocking ? 1 : 0;
+  config.splitShare = 1;
+  if (ctas > 0) config.minCTAs = config.maxCTAs = ctas;
+  return config;
+}
+
+/// Whether communicators have all connections of collectives once they are made.
+bool connects_at_once() {
+  const char* value = std::getenv("NCCL_RUNTIME_CONNECT");
+  return value && std::string_view(value) == "0";
+}
 
 /// The stream belongs to the device that is current when it is made.
 int select(int device) {
@@ -39,13 +54,12 @@ ncclUniqueId new_nccl_id() {
 Communicator::Communicator(std::string purpose, const ncclUniqueId& id, int rank, int size, const NcclSettings& settings)
     : purpose_(std::move(purpose)),
       device_(select(settings.device)),
+      ctas_(settings.ctas),
       timeout_(settings.timeout_ms),
       begin_(Clock::now()),
       stream_(device_, cuda::StreamPriority::high) {
-  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-  config.blocking = 0;
-  if (settings.ctas > 0) config.minCTAs = config.maxCTAs = settings.ctas;
-  const ncclResult_t result = ncclCommInitRankConfig(&comm_, size, id, rank, &config);
+  ncclConfig_t config = make_config(ctas_, /*blocking=*/false);
+  const ncclResult_t result = ncclCommInitRankConfig(&comms_->first, size, id, rank, &config);
   try {
     check_nccl(result, fmt::format("connecting the GPUs for {}", purpose_));
   } catch (const CommError&) {
@@ -55,68 +69,94 @@ Communicator::Communicator(std::string purpose, const ncclUniqueId& id, int rank
 }
 
 Communicator::~Communicator() {
-  if (comm_ && std::uncaught_exceptions() == 0 && connected_ && !broken_ && finalize()) release(&ncclCommDestroy);
+  if (comms_ && std::uncaught_exceptions() == 0 && stage_ == Stage::connected && !broken_) release(&Communicator::destroy);
   abort();
   if (released_.valid()) released_.wait_for(kReleasePatience);
 }
 
-/// What frees a communicator waits for the device, so for whatever else runs there and may hang: it has a thread of its
+/// Operations are done. Where the end takes too long, it is forced.
+void Communicator::destroy(const Comms& comms) {
+  if (comms.split) ncclCommDestroy(comms.split);
+  const Clock::time_point deadline = Clock::now() + kReleasePatience;
+  ncclResult_t state = ncclCommFinalize(comms.first);
+  while (state == ncclInProgress && Clock::now() < deadline) {
+    std::this_thread::sleep_for(kPause);
+    if (const ncclResult_t asked = ncclCommGetAsyncError(comms.first, &state); asked != ncclSuccess) state = asked;
+  }
+  state == ncclSuccess ? ncclCommDestroy(comms.first) : ncclCommAbort(comms.first);
+}
+
+/// Both look at the same mark that tells them to end.
+void Communicator::abort(const Comms& comms) {
+  if (comms.split) ncclCommAbort(comms.split);
+  ncclCommAbort(comms.first);
+}
+
+/// What frees communicators waits for the device, so for whatever else runs there and may hang: it has a thread of its
 /// own, which nobody has to wait for.
-void Communicator::release(ncclResult_t (*call)(ncclComm_t)) noexcept {
+void Communicator::release(void (*end)(const Comms&)) noexcept {
   try {
     std::promise<void> done;
     released_ = done.get_future();
-    std::thread([call, comm = comm_, device = device_, done = std::move(done)]() mutable {
+    std::thread([end, comms = comms_, device = device_, done = std::move(done)]() mutable {
       cudaSetDevice(device);
-      call(comm);
+      end(*comms);
       done.set_value();
     }).detach();
-  } catch (const std::exception&) {  // no more threads: it stays until the process ends
+  } catch (const std::exception&) {  // no more threads: they stay until the process ends
   }
-  comm_ = nullptr;
-}
-
-/// Everything that was queued is done, and connections are closed; false when that takes too long.
-bool Communicator::finalize() noexcept {
-  cudaSetDevice(device_);
-  const ncclResult_t begun = ncclCommFinalize(comm_);
-  if (begun != ncclSuccess && begun != ncclInProgress) return false;
-  for (const Clock::time_point deadline = Clock::now() + kFinalizePatience; Clock::now() < deadline;
-       std::this_thread::sleep_for(kPause)) {
-    ncclResult_t state = ncclSuccess;
-    if (ncclCommGetAsyncError(comm_, &state) != ncclSuccess) return false;
-    if (state != ncclInProgress) return state == ncclSuccess;
-  }
-  return false;
+  comms_ = nullptr;
 }
 
 void Communicator::abort() noexcept {
-  if (comm_) release(&ncclCommAbort);
+  if (comms_) release(&Communicator::abort);
 }
 
 bool Communicator::is_ready() {
-  TRIREME_ASSERT(comm_, "the communicator was aborted");
-  ncclResult_t state = ncclSuccess;
-  ncclResult_t result = ncclCommGetAsyncError(comm_, &state);
-  if (result == ncclSuccess) result = state;
+  TRIREME_ASSERT(comms_, "the communicator was aborted");
+  const auto ask = [](ncclComm_t comm) {
+    ncclResult_t state = ncclSuccess;
+    const ncclResult_t asked = ncclCommGetAsyncError(comm, &state);
+    return asked == ncclSuccess ? state : asked;
+  };
+  ncclResult_t result = ask(comms_->first);
+  if (result == ncclSuccess && stage_ == Stage::connected && comms_->split) result = ask(comms_->split);
   broken_ = broken_ || (result != ncclSuccess && result != ncclInProgress);
   check_nccl(result, purpose_);
   return result == ncclSuccess;
 }
 
-bool Communicator::connected() {
-  if (connected_) return true;
-  connected_ = is_ready();
-  if (!connected_ && Clock::now() - begin_ > timeout_)
-    throw CommError(fmt::format("the GPUs for {} were not connected within {}; NCCL_DEBUG=INFO prints what NCCL waits for",
-                                purpose_, seconds_text(timeout_)));
-  return connected_;
+void Communicator::begin_to_split() {
+  cuda::check(cudaSetDevice(device_), "cudaSetDevice");
+  int rank = 0;
+  check_nccl(ncclCommUserRank(comms_->first, &rank), purpose_);
+  ncclConfig_t config = make_config(ctas_, /*blocking=*/true);
+  check_nccl(ncclCommSplit(comms_->first, /*color=*/0, /*key=*/rank, &comms_->split, &config), purpose_);
+  stage_ = Stage::splitting;
 }
 
-void Communicator::launch(std::string_view what, const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& call) {
-  TRIREME_ASSERT(comm_ && connected_, "a call before the communicator is connected");
+bool Communicator::connected() {
+  if (stage_ == Stage::connected) return true;
+  bool ready = is_ready();
+  if (ready && stage_ == Stage::connecting && connects_at_once()) {
+    begin_to_split();
+    ready = is_ready();
+  }
+  if (ready) stage_ = Stage::connected;
+  if (!ready && Clock::now() - begin_ > timeout_)
+    throw CommError(fmt::format("the GPUs for {} were not connected within {}; NCCL_DEBUG=INFO prints what NCCL waits for",
+                                purpose_, seconds_text(timeout_)));
+  return ready;
+}
+
+void Communicator::launch(OpKind kind, std::string_view what,
+                          const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& call) {
+  TRIREME_ASSERT(comms_ && stage_ == Stage::connected, "a call before the communicator is connected");
   cuda::check(cudaSetDevice(device_), "cudaSetDevice");
-  const ncclResult_t result = call(comm_, stream_.raw());
+  const uint32_t bit = 1U << static_cast<unsigned>(kind);
+  const bool may_connect = (kinds_ & bit) == 0;
+  kinds_ |= bit;
+  const ncclResult_t result = call(may_connect || !comms_->split ? comms_->first : comms_->split, stream_.raw());
   broken_ = broken_ || (result != ncclSuccess && result != ncclInProgress);
   check_nccl(result, what);
 }

@@ -1,7 +1,9 @@
-// Communicator: one of NCCL's, with the stream that its operations run on. NCCL is used without blocking
-// (ncclConfig_t::blocking = 0): every call returns at once, and it is asked later how the call went; so whatever the peers
-// do, no thread hangs in it, and the communicator can be aborted at any time. The price is NCCL's thread that makes each
-// launch, some tens of microseconds of the host's time.
+// Communicator: one of NCCL's, with the stream that its operations run on. It connects, and makes the first operation of
+// each kind, without blocking (ncclConfig_t::blocking = 0): such a call returns at once, and NCCL is asked later how it
+// went; so whatever the peers do, no thread hangs in it, and the communicator can be aborted at any time. That costs a
+// thread of NCCL's for each call, some 60 us of the host. What is connected needs no peer to be launched: a second
+// communicator, split from the first with the same connections, takes those operations in 10 us, in the caller's thread.
+// Where NCCL may still connect later, because NCCL_RUNTIME_CONNECT is not 0, there is no second one.
 // https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/usage/communicators.html
 #pragma once
 
@@ -9,6 +11,7 @@
 
 #include <functional>
 #include <future>
+#include <memory>
 #include <string>
 
 #include "comm/operation.h"
@@ -43,8 +46,8 @@ class Communicator {
   bool connected();
   Stream& stream() { return stream_; }
 
-  /// Makes one of NCCL's calls, or a group of them. The next one must wait until launched().
-  void launch(std::string_view what, const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& call);
+  /// Makes one of NCCL's calls, or a group of them, of that kind. The next one must wait until launched().
+  void launch(OpKind kind, std::string_view what, const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& call);
   /// Whether what was launched is queued on the stream. CommError when it failed.
   bool launched() { return is_ready(); }
   /// CommError when something went wrong since, such as a connection that broke.
@@ -53,18 +56,27 @@ class Communicator {
   void abort() noexcept;
 
  private:
+  /// NCCL writes them from its own threads too.
+  struct Comms {
+    ncclComm_t first = nullptr;  // does not block
+    ncclComm_t split = nullptr;  // blocks; null: not made
+  };
+  static void destroy(const Comms& comms);
+  static void abort(const Comms& comms);
   bool is_ready();
-  bool finalize() noexcept;
-  void release(ncclResult_t (*call)(ncclComm_t)) noexcept;
+  void begin_to_split();
+  void release(void (*end)(const Comms&)) noexcept;
 
   const std::string purpose_;
   const int device_;
+  const int ctas_;
   const std::chrono::milliseconds timeout_;
   const Clock::time_point begin_;
   cuda::CudaStream stream_;
-  ncclComm_t comm_ = nullptr;  // null: given away to be freed
+  std::shared_ptr<Comms> comms_ = std::make_shared<Comms>();  // null: given away to be freed
   std::future<void> released_;
-  bool connected_ = false;
+  enum class Stage : uint8_t { connecting, splitting, connected } stage_ = Stage::connecting;
+  uint32_t kinds_ = 0;  // of operations that were made: a bit each
   bool broken_ = false;
 };
 

@@ -68,8 +68,9 @@ class NcclOperation final : public DeviceOperation {
       if (after_) after_->wait(stream);
       begin_ = backend_.make_event();
       begin_->record(stream);
+      if (MessageGate* gate = link_.gate(queue)) gate->pass(cuda::raw_stream(stream));
       if (bytes > 0 || call_.kind == OpKind::barrier)
-        communicator->launch(text(), [&](ncclComm_t comm, cudaStream_t s) { return call_nccl(comm, s); });
+        communicator->launch(call_.kind, text(), [&](ncclComm_t comm, cudaStream_t s) { return call_nccl(comm, s); });
       launching_ = true;
     }
     if (!communicator->launched()) return false;

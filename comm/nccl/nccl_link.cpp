@@ -7,8 +7,8 @@
 namespace trireme::comm {
 namespace {
 
-/// Of a channel of messages, where the user doesn't say. A receive that waits for its message holds them: few, or products
-/// would lack them. Four move some tens of GB/s over NVLink.
+/// Of a channel of messages, where the user doesn't say. Where there is no gate, a receive holds them while it waits for its
+/// message, and products lack them.
 constexpr int kMessageCtas = 4;
 
 /// A message of `id`, which it keeps alive.
@@ -38,6 +38,8 @@ std::unique_ptr<NcclLink::Channel> NcclLink::meet(const QueueKey& queue, const s
   auto channel = std::make_unique<Channel>();
   const bool is_collective = queue.peer < 0;
   if (is_collective ? control_->rank() == 0 : queue.outgoing) *channel->id = new_nccl_id();
+  enter_thread();
+  if (queue.outgoing) channel->gate = MessageGate::make(*channel->id);
   const Tensor id = as_tensor(channel->id);
   const std::string purpose = label + ", connecting GPUs";
   control_->set_options({timeout_ms, /*tracer=*/nullptr});
@@ -67,9 +69,12 @@ Communicator* NcclLink::find(const QueueKey& queue, const std::string& label, in
   if (!channel.communicator) {
     if (!channel.id_exchanged.done()) return nullptr;
     channel.id_exchanged.wait();  // throws what went wrong
+    enter_thread();
+    if (queue.peer >= 0 && !queue.outgoing) channel.gate = MessageGate::join(*channel.id);
     channel.communicator = begin_to_connect(queue, *channel.id, timeout_ms);
   }
   if (!channel.communicator->connected()) return nullptr;
+  if (channel.gate && !channel.gate->joined()) channel.gate.reset();
   if (queue.peer < 0 && !zero_) zero_ = make_zero(settings_.device, cuda::raw_stream(channel.communicator->stream()));
   return channel.communicator.get();
 }
@@ -87,8 +92,10 @@ void NcclLink::check() {
 }
 
 void NcclLink::abort() noexcept {
-  for (const auto& [queue, channel] : channels_)
+  for (const auto& [queue, channel] : channels_) {
+    if (channel->gate) channel->gate->open();
     if (channel->communicator) channel->communicator->abort();
+  }
 }
 
 }  // namespace trireme::comm

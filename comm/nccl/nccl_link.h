@@ -9,6 +9,7 @@
 
 #include "comm/device_engine.h"
 #include "comm/nccl/communicator.h"
+#include "comm/nccl/message_gate.h"
 
 namespace trireme::comm {
 
@@ -21,6 +22,8 @@ class NcclLink final : public DeviceLink {
   /// The communicator of a queue; null while it is connecting (asking again goes on with that). `label` is what its first
   /// operation is for.
   Communicator* find(const QueueKey& queue, const std::string& label, int64_t timeout_ms);
+  /// That messages of a connected queue pass before they are launched; null where there is none.
+  MessageGate* gate(const QueueKey& queue) const { return channels_.at(queue)->gate.get(); }
   /// The message by which the ranks of this queue's communicator meet; done when none is under way.
   Work meeting_of(const QueueKey& queue) const;
   /// Device memory of one i32, 0; once the collectives' communicator is connected.
@@ -34,6 +37,7 @@ class NcclLink final : public DeviceLink {
   struct Channel {
     std::shared_ptr<ncclUniqueId> id = std::make_shared<ncclUniqueId>();
     Work id_exchanged;
+    std::unique_ptr<MessageGate> gate;  // goes after what uses it
     std::unique_ptr<Communicator> communicator;
   };
   std::unique_ptr<Channel> meet(const QueueKey& queue, const std::string& label, int64_t timeout_ms);

@@ -4,7 +4,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
+#include <functional>
 #include <limits>
+#include <map>
 #include <numeric>
 
 #include "core/error.h"
@@ -43,6 +46,28 @@ std::pair<double, std::vector<int64_t>> best_cut(std::span<const double> unit_co
   return {value[stages][units], std::move(boundaries)};
 }
 
+/// What a cut for ranks of several stages is judged by, the first first.
+using CutQuality = std::array<double, 3>;  // the costliest rank; squares of the ranks' costs, and of the stages'
+
+CutQuality quality_of(std::span<const int64_t> cut, std::span<const double> unit_costs,
+                      std::span<const int> rank_of_stage) {
+  const std::vector<double> stages = stage_costs(unit_costs, cut);
+  std::map<int, double> ranks;
+  for (size_t s = 0; s < stages.size(); ++s) ranks[rank_of_stage[s]] += stages[s];
+  CutQuality quality{};
+  for (const auto& [rank, cost] : ranks) quality[0] = std::max(quality[0], cost), quality[1] += cost * cost;
+  for (const double cost : stages) quality[2] += cost * cost;
+  return quality;
+}
+
+bool is_better(const CutQuality& a, const CutQuality& b) {
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (less(a[i], b[i])) return true;
+    if (less(b[i], a[i])) return false;
+  }
+  return false;
+}
+
 }  // namespace
 
 std::vector<double> unit_costs(const GptSize& s) {
@@ -74,6 +99,26 @@ std::vector<int64_t> cut_stages(std::span<const double> unit_costs, int64_t num_
     return less(limit, stage) ? kInfinite : others + stage * stage;
   };
   return best_cut(unit_costs, num_stages, squares).second;
+}
+
+std::vector<int64_t> cut_stages_of_ranks(std::span<const double> unit_costs, std::span<const int> rank_of_stage) {
+  const auto num_stages = std::ssize(rank_of_stage);
+  std::vector<int64_t> cut = cut_stages(unit_costs, num_stages);
+  CutQuality quality = quality_of(cut, unit_costs, rank_of_stage);
+  for (bool better = true; better;) {
+    better = false;
+    const std::vector<int64_t> from = cut;
+    for (int64_t first = 1; first < num_stages; ++first)  // boundaries [first, last] move: a unit leaves the stage at one
+      for (int64_t last = first; last < num_stages; ++last)  // end of them for the stage at the other
+        for (const int64_t by : {-1, 1}) {
+          std::vector<int64_t> moved = from;
+          for (int64_t b = first; b <= last; ++b) moved[static_cast<size_t>(b)] += by;
+          if (std::ranges::adjacent_find(moved, std::greater_equal<>()) != moved.end()) continue;  // an empty stage
+          if (const CutQuality q = quality_of(moved, unit_costs, rank_of_stage); is_better(q, quality))
+            cut = std::move(moved), quality = q, better = true;
+        }
+  }
+  return cut;
 }
 
 std::vector<int64_t> cut_stages_by_layers(std::span<const int64_t> layers_of_stage, int64_t num_stages,

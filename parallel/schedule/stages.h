@@ -26,6 +26,10 @@ std::vector<double> unit_costs(const GptSize& size);
 /// when there are fewer units.
 std::vector<int64_t> cut_stages(std::span<const double> unit_costs, int64_t num_stages);
 
+/// Likewise for ranks that have several stages each: units move between stages as long as the costliest rank
+/// then costs less, the ranks are more even, or else the stages, in this order of importance.
+std::vector<int64_t> cut_stages_of_ranks(std::span<const double> unit_costs, std::span<const int> rank_of_stage);
+
 /// The same boundaries from numbers of transformer blocks, one a stage; the first stage also has the
 /// embedding, the last one the classifier, so these two may have no blocks. ConfigError unless there are
 /// `num_stages` numbers that sum to `layers`.

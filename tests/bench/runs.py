@@ -44,7 +44,8 @@ def run(command, environment=None):
 
 
 def train(trireme, config, ranks, overrides, out, warm_steps):
-    """One run, its first `warm_steps` not counted: {tokens_per_s, peak_gib (rank 0's), first_loss, text}."""
+    """One run, its first `warm_steps` not counted: {tokens_per_s, peak_gib (rank 0's), first_loss, step_ms (of each that
+    counts), text}."""
     shutil.rmtree(out, ignore_errors=True)
     command = [trireme, "launch", config, "-n", ranks] if ranks > 1 else [trireme, "train", config]
     for override in [f"run.out={out}", "checkpoint.at_end=false", *overrides]:
@@ -56,4 +57,5 @@ def train(trireme, config, ranks, overrides, out, warm_steps):
     if len(steps) <= warm_steps or not peak:
         fail(f"{' '.join(map(str, command))}: wanted more than {warm_steps} steps and the peak memory:\n{text[-4000:]}")
     return {"tokens_per_s": statistics.median(line["tokens_per_s"] for line in steps[warm_steps:]),
+            "step_ms": [line["step_ms"] for line in steps[warm_steps:]],
             "peak_gib": float(peak[1]) / (1 if peak[2] == "GiB" else 1024), "first_loss": steps[0]["loss"], "text": text}

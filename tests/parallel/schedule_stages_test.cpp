@@ -43,6 +43,14 @@ double least_by_search(const std::vector<double>& costs, size_t begin, int64_t s
   return best;
 }
 
+double largest_of_ranks(const std::vector<double>& costs, const std::vector<int>& ranks,
+                        const std::vector<int64_t>& cut) {
+  const std::vector<double> stages = stage_costs(costs, cut);
+  std::vector<double> sums(ranks.size(), 0.0);
+  for (size_t s = 0; s < stages.size(); ++s) sums[static_cast<size_t>(ranks[s])] += stages[s];
+  return largest(sums);
+}
+
 TEST(CutStagesTest, IsTheBestOfAllCuts) {
   std::mt19937 random(1);
   std::uniform_int_distribution<int> cost(0, 20);  // small integers: many ties, and units that cost nothing
@@ -82,6 +90,43 @@ TEST(CutStagesTest, CountsAClassifierAsItsBlocks) {
   EXPECT_NEAR(costs[13] / block, 4.9, 0.1);
   EXPECT_THAT(cut_stages(costs, 2), ElementsAre(0, 9, 14));  // 8 blocks | 4 blocks and the classifier
   EXPECT_THAT(cut_stages(costs, 4), ElementsAre(0, 5, 9, 13, 14));
+}
+
+/// The least cost of the costliest rank over all cuts.
+double least_of_ranks(const std::vector<double>& costs, const std::vector<int>& ranks, std::vector<int64_t> cut = {0}) {
+  const size_t stage = cut.size();
+  const auto units = std::ssize(costs);
+  double best = 1e300;
+  if (stage == ranks.size()) {
+    cut.push_back(units);
+    return largest_of_ranks(costs, ranks, cut);
+  }
+  for (int64_t end = cut.back() + 1; end + std::ssize(ranks) - static_cast<int64_t>(stage) <= units; ++end) {
+    std::vector<int64_t> longer = cut;
+    longer.push_back(end);
+    best = std::min(best, least_of_ranks(costs, ranks, longer));
+  }
+  return best;
+}
+
+TEST(CutStagesOfRanksTest, NoCutGivesTheCostliestRankLess) {
+  const std::vector<std::vector<int>> layouts{{0, 1}, {0, 1, 1, 0}, {0, 1, 0, 1}, {0, 1, 2, 2, 1, 0}};
+  for (const std::vector<int>& ranks : layouts)
+    for (const int blocks : {5, 8, 13})
+      for (const double classifier : {0.5, 1.8, 2.5, 5.0}) {
+        std::vector<double> costs(static_cast<size_t>(blocks) + 2, 1.0);
+        costs.front() = 0.01, costs.back() = classifier;
+        EXPECT_NEAR(largest_of_ranks(costs, ranks, cut_stages_of_ranks(costs, ranks)), least_of_ranks(costs, ranks), 0.02)
+            << blocks << " blocks, " << ranks.size() << " stages, a classifier of " << classifier;
+      }
+}
+
+TEST(CutStagesOfRanksTest, KeepsStagesEvenWhereRanksAre) {
+  const std::vector<int> in_v{0, 1, 1, 0};
+  EXPECT_THAT(cut_stages_of_ranks(std::vector<double>(8, 1.0), in_v), ElementsAre(0, 2, 4, 6, 8));
+  // GPT-2 1558M: 23 blocks and the classifier, which costs 2.5, beside 25. The costliest stages alone would make that 22 and 26.
+  const std::vector<double> costs = unit_costs({48, 1600, 6400, 25, 25, 50304, 1024});
+  EXPECT_THAT(cut_stages_of_ranks(costs, in_v), ElementsAre(0, 14, 26, 39, 50));
 }
 
 TEST(CutStagesTest, FewerHeadsOfKeysCostLess) {

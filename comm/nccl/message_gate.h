@@ -1,0 +1,51 @@
+// MessageGate: keeps both ends of a channel of messages from launching their kernels before either can go on.
+// NCCL's kernels hold multiprocessors while they wait for their peer; streams that wait here hold none. It is
+// a hint: NCCL still sees to it that what is received was sent.
+//
+// Both ends write and await numbers in memory that two processes of a machine share. Where they can't share
+// any, as on two machines, there is no gate.
+#pragma once
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace trireme::comm {
+
+class MessageGate {
+ public:
+  /// Of the channel whose ends meet by `id`, by the sender, before the receiver knows the id; null where it
+  /// can't be made. The present device is the channel's.
+  static std::unique_ptr<MessageGate> make(const ncclUniqueId& id);
+  /// By the receiver; null where there is none to be found.
+  static std::unique_ptr<MessageGate> join(const ncclUniqueId& id);
+  ~MessageGate();
+  MessageGate(const MessageGate&) = delete;
+  MessageGate& operator=(const MessageGate&) = delete;
+
+  /// Whether the receiver has joined; known once the channel is connected. Else the sender must not use it.
+  bool joined() const;
+  /// What `stream` does next sends, or receives, the next message: it waits for the peer's stream to come as
+  /// far.
+  void pass(cudaStream_t stream);
+  /// Nobody waits here any longer.
+  void open() noexcept;
+
+ private:
+  struct Memory;  // shared
+  enum class End : uint8_t { sender, receiver };
+  MessageGate(std::string name, End end, Memory* memory, Memory* on_device);
+  static std::unique_ptr<MessageGate> map(const ncclUniqueId& id, End end);
+
+  const std::string name_;
+  const End end_;
+  Memory* const memory_;
+  Memory* const on_device_;
+  uint32_t messages_ = 0;
+};
+
+}  // namespace trireme::comm
