@@ -12,6 +12,8 @@ namespace trireme {
 struct DeviceGroupOptions {
   int nccl_ctas = 0;    // thread blocks that NCCL takes of the GPU for a communicator; 0: its own choice
   bool staged = false;  // through host memory, whatever there is
+  /// Where NVLink joins all ranks' GPUs, large sums and gathers go by copy engines, for 32 MiB of memory a group.
+  bool copy_engines = false;
 };
 
 /// Whether each of these ranks has a GPU of its own that NCCL can connect. Groups whose ranks overlap should go one way:

@@ -93,6 +93,10 @@ void describe(V& v, SyncConfig& c) {
   v.field("overlap", c.overlap, "send while backward is running", any());
   v.field("nccl_ctas", c.nccl_ctas, "thread blocks of a GPU that NCCL takes from the kernels that compute; 0: NCCL's choice",
           within(0, 64));
+  v.field("copy_engines", c.copy_engines,
+          "GPUs' copy engines move gradients, and what tensor ranks exchange, where NVLink joins all of a group: they take "
+          "nothing from the kernels that compute; `off`: NCCL does",
+          one_of({"auto", "off"}));
 }
 
 template <class V>

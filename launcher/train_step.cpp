@@ -68,11 +68,18 @@ void TrainStep::run_micro_batches() {
   parts_.model.train(ctx, [this](int64_t i) { return micro_batch(i); }, stats_.flat_view(loss, {1}), &parts_.reducer);
 }
 
-/// Adds what this rank counts of the gradients: of ranks that hold the same, one does.
+/// The last gradients may still be under way while those before them are counted.
 void TrainStep::sum_gradient_squares(Tensor& norms) {
-  if (parts_.reducer.replicated() && parts_.model.batch_group().rank() != 0) return;
-  for (const Shard& shard : parts_.shards)
+  Reducer& reducer = parts_.reducer;
+  const std::span<const Shard> counted = reducer.counted();
+  const auto count = [&](const Shard& shard) {
     for (const Tensor& part : primary_gradients(shard)) ctx_.kernel<SumSquaresKernel>()(ctx_, part, norms);
+  };
+  reducer.send_rest();
+  for (size_t i = 0; i + 1 < counted.size(); ++i) reducer.wait(i);
+  std::ranges::for_each(counted.first(counted.size() - 1), count);
+  reducer.wait(counted.size() - 1);
+  count(counted.back());
 }
 
 void TrainStep::update() {
@@ -91,7 +98,6 @@ void TrainStep::update() {
 void TrainStep::compute() {
   parts_.reducer.begin_step();
   run_micro_batches();
-  parts_.reducer.finish();
   update();
 }
 

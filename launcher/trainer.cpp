@@ -58,7 +58,7 @@ Trainer::Trainer(RunPlan plan, Group& world, SignalRequests* signals)
       engine_(make_backend(config_, world)),
       ctx_(engine_.context()),
       mesh_(config_.parallel, with_options(world, config_.run, tracer_.get()), engine_.backend(),
-            {static_cast<int>(config_.sync.nccl_ctas)}),
+            {.nccl_ctas = static_cast<int>(config_.sync.nccl_ctas), .copy_engines = config_.sync.copy_engines == "auto"}),
       stats_group_(mesh_.make_group(0, "step statistics")) {
   ctx_.tracer = tracer_.get();
   profiler_ = engine_.backend().make_profiler();

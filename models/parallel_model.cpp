@@ -85,7 +85,7 @@ void ParallelModel::find_shared_parameters() {
 }
 
 void ParallelModel::make_groups(Mesh& mesh) {
-  batch_ = mesh.make_group({Axis::data, Axis::context}, "gradients");
+  batch_ = mesh.make_group({Axis::data, Axis::context}, "gradients", Mesh::Sums::large);
   if (model_->layout().tensor.sequence())
     batch_and_tensor_ = mesh.make_group({Axis::data, Axis::context, Axis::tensor}, "gradients of norms");
   if (!sharing_stages_.empty()) {

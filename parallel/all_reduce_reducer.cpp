@@ -14,6 +14,10 @@ AllReduceReducer::AllReduceReducer(const Context& ctx, std::span<Bucket> buckets
     : ctx_(ctx), buckets_(buckets), groups_(groups), overlap_(overlap), waiting_for_(buckets.size()), works_(buckets.size()) {
   for (size_t i = 0; i < buckets.size(); ++i) {
     shards_.push_back(make_shard(buckets[i], 0, buckets[i].numel));
+    const auto cut = [&](int rank) { return buckets[i].numel * rank / groups_.batch->size() / kParameterAlign * kParameterAlign; };
+    const int rank = groups_.batch->rank();
+    const bool is_last = rank + 1 == groups_.batch->size();
+    counted_.push_back(make_shard(buckets[i], cut(rank), is_last ? buckets[i].numel : cut(rank + 1)));
     for (const BucketEntry& entry : buckets[i].entries) bucket_of_[entry.parameter] = i;
     rounded_.emplace_back();
     if (reduce_type != DType::f32 && group_of(i).size() > 1)
@@ -22,7 +26,7 @@ AllReduceReducer::AllReduceReducer(const Context& ctx, std::span<Bucket> buckets
 }
 
 void AllReduceReducer::begin_step() {
-  TRIREME_ASSERT(finished_, "begin_step() before finish()");
+  TRIREME_ASSERT(finished_, "begin_step() before send_rest()");
   finished_ = false;
   next_ = 0;
   for (size_t i = 0; i < buckets_.size(); ++i) {
@@ -78,14 +82,15 @@ void AllReduceReducer::sum_shared_rows(const Bucket& bucket) {
   }
 }
 
-void AllReduceReducer::finish() {
+void AllReduceReducer::send_rest() {
   while (next_ < buckets_.size()) send(next_++);
   finished_ = true;
-  for (size_t i = 0; i < works_.size(); ++i) {
-    if (group_of(i).size() == 1) continue;
-    ctx_.recorder->on_host([this, i] { std::exchange(works_[i], Work()).wait(*ctx_.stream); });
-    if (rounded_[i].defined()) ctx_.kernel<CastKernel>()(ctx_, rounded_[i], buckets_[i].grad);
-  }
+}
+
+void AllReduceReducer::wait(size_t shard) {
+  if (group_of(shard).size() == 1) return;
+  ctx_.recorder->on_host([this, shard] { std::exchange(works_[shard], Work()).wait(*ctx_.stream); });
+  if (rounded_[shard].defined()) ctx_.kernel<CastKernel>()(ctx_, rounded_[shard], buckets_[shard].grad);
 }
 
 }  // namespace trireme

@@ -15,16 +15,18 @@ namespace trireme {
 class AllReduceReducer : public Reducer {
  public:
   /// `buckets` and the groups, which take tensors of the context's device, must outlive the reducer. With
-  /// `overlap` false all is sent in finish(). Gradients are rounded to `reduce_type` (f32, bf16 or f16) to be
+  /// `overlap` false all is sent in send_rest(). Gradients are rounded to `reduce_type` (f32, bf16 or f16) to be
   /// sent, which takes as much memory more as they have in that type, and summed as the group does that;
-  /// finish() makes them f32.
+  /// wait() makes them f32.
   AllReduceReducer(const Context& ctx, std::span<Bucket> buckets, const ReduceGroups& groups,
                    bool overlap = true, DType reduce_type = DType::f32);
 
   void begin_step() override;
   void grad_ready(Parameter& parameter) override;
-  void finish() override;
+  void send_rest() override;
+  void wait(size_t shard) override;
   std::span<Shard> shards() override { return shards_; }
+  std::span<const Shard> counted() const override { return counted_; }
   bool replicated() const override { return true; }
   void publish() override {}
 
@@ -40,7 +42,7 @@ class AllReduceReducer : public Reducer {
   std::span<Bucket> buckets_;
   ReduceGroups groups_;
   bool overlap_;
-  std::vector<Shard> shards_;
+  std::vector<Shard> shards_, counted_;
   std::unordered_map<const Parameter*, size_t> bucket_of_;
   std::vector<size_t> waiting_for_;  // parameters that are not ready, by bucket
   size_t next_ = 0;                  // the first bucket that is not sent

@@ -129,19 +129,28 @@ Mesh::Mesh(const ParallelConfig& config, Group& world, Backend& backend, const D
   backend_ = &backend;
   options_ = options;
   options_.staged = options.staged || !can_connect_gpus(world, backend);
-  for (size_t axis = 0; axis < kNumAxes; ++axis)
-    device_groups_[axis] = make_device_group(*host_groups_[axis], backend, kNames[axis], options_);
+  for (size_t axis = 0; axis < kNumAxes; ++axis) {
+    const bool is_tensor = axis == static_cast<size_t>(Axis::tensor);
+    device_groups_[axis] = make_device_group(*host_groups_[axis], backend, kNames[axis],
+                                             options_for(is_tensor ? Sums::large : Sums::small));
+  }
 }
 
-std::unique_ptr<Group> Mesh::make_group(std::initializer_list<Axis> axes, std::string_view name) {
+DeviceGroupOptions Mesh::options_for(Sums sums) const {
+  DeviceGroupOptions options = options_;
+  options.copy_engines = options.copy_engines && sums == Sums::large;
+  return options;
+}
+
+std::unique_ptr<Group> Mesh::make_group(std::initializer_list<Axis> axes, std::string_view name, Sums sums) {
   auto others = coords_;
   for (const Axis axis : axes) others[static_cast<size_t>(axis)] = 0;
-  return make_group(shape_.rank_of(others), name);
+  return make_group(shape_.rank_of(others), name, sums);
 }
 
-std::unique_ptr<Group> Mesh::make_group(int64_t color, std::string_view name) {
+std::unique_ptr<Group> Mesh::make_group(int64_t color, std::string_view name, Sums sums) {
   std::unique_ptr<Group> host = world_.split(static_cast<int>(color), world_.rank(), name);
-  return backend_ ? make_device_group(*host, *backend_, name, options_) : std::move(host);
+  return backend_ ? make_device_group(*host, *backend_, name, options_for(sums)) : std::move(host);
 }
 
 std::string MeshShape::describe() const {

@@ -38,9 +38,12 @@ MeshShape plan_mesh(const ParallelConfig& config, int64_t ranks);
 
 class Mesh {
  public:
+  enum class Sums : uint8_t { small, large };  // what a group is made for
+
   /// Collective over `world`, which must outlive the mesh. Its groups are of host memory.
   Mesh(const ParallelConfig& config, Group& world);
-  /// The same, whose groups also take tensors of the backend's device. `backend` must outlive the mesh.
+  /// The same, whose groups also take tensors of the backend's device, `backend` must outlive the mesh. The copy engines are
+  /// for the tensor axis, and for the groups that are made for large sums.
   Mesh(const ParallelConfig& config, Group& world, Backend& backend, const DeviceGroupOptions& options = {});
 
   const MeshShape& shape() const { return shape_; }
@@ -56,14 +59,16 @@ class Mesh {
   Group& host_group(Axis axis) { return *host_groups_[static_cast<size_t>(axis)]; }
   /// A new group of the ranks that differ from this one in `axes` alone, in the order of the world.
   /// Collective over the world; blocks.
-  std::unique_ptr<Group> make_group(std::initializer_list<Axis> axes, std::string_view name);
+  std::unique_ptr<Group> make_group(std::initializer_list<Axis> axes, std::string_view name, Sums sums = Sums::small);
   /// A new group of the ranks that give the same `color`, in the order of the world. Collective over the
   /// world; blocks.
-  std::unique_ptr<Group> make_group(int64_t color, std::string_view name);
+  std::unique_ptr<Group> make_group(int64_t color, std::string_view name, Sums sums = Sums::small);
   /// Coordinates of this rank.
   const std::array<int64_t, kNumAxes>& coords() const { return coords_; }
 
  private:
+  DeviceGroupOptions options_for(Sums sums) const;
+
   Group& world_;
   Backend* backend_ = nullptr;  // of a device; null: the host
   DeviceGroupOptions options_;

@@ -27,6 +27,7 @@ struct SyncConfig {
   double bucket_mb = 25.0;  // MiB of f32 gradient a bucket
   bool overlap = true;      // send buckets off while backward is running
   int64_t nccl_ctas = 0;    // thread blocks of the GPU that NCCL takes for a communicator; 0: its choice
+  std::string copy_engines = "auto";  // or off
 };
 
 }  // namespace trireme

@@ -25,16 +25,26 @@ struct ReduceGroups {
 };
 
 /// One step: begin_step(); the backward passes, the last one with this as its context's gradient sink;
-/// finish(); the optimizer updates shards(); publish(). Gradients come out summed over the data axis. As
+/// send_rest(), and wait() for each shard; the optimizer updates shards(); publish(). Gradients come out summed over the data axis. As
 /// ParameterHooks it is set in every context that uses the parameters.
 class Reducer : public ParameterHooks, public GradientSink {
  public:
   /// Gradients hold nothing from here on: the first backward pass overwrites them.
   virtual void begin_step() = 0;
-  /// Sends off what grad_ready() did not, and waits until all gradients of shards() are summed.
-  virtual void finish() = 0;
+  /// Sends off what grad_ready() did not.
+  virtual void send_rest() = 0;
+  /// Then, of one shard after the other in their order: its gradients are summed for what follows.
+  virtual void wait(size_t shard) = 0;
+  /// Both, of all shards.
+  void finish() {
+    send_rest();
+    for (size_t i = 0; i < shards().size(); ++i) wait(i);
+  }
   /// What this rank must update; the same ranges for the whole run.
   virtual std::span<Shard> shards() = 0;
+  /// The parts of shards(), as many, whose gradients this rank counts in a norm: of the ranks that hold the same, each counts
+  /// another part.
+  virtual std::span<const Shard> counted() const = 0;
   /// Whether all data ranks hold the same shards; else each has its own part of the whole.
   virtual bool replicated() const = 0;
   /// Brings the updated shards to the ranks that need them; work that uses a parameter waits for it.

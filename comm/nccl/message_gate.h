@@ -6,13 +6,9 @@
 // any, as on two machines, there is no gate.
 #pragma once
 
-#include <cuda_runtime_api.h>
 #include <nccl.h>
 
-#include <atomic>
-#include <cstdint>
-#include <memory>
-#include <string>
+#include "comm/nccl/shared_words.h"
 
 namespace trireme::comm {
 
@@ -36,15 +32,11 @@ class MessageGate {
   void open() noexcept;
 
  private:
-  struct Memory;  // shared
   enum class End : uint8_t { sender, receiver };
-  MessageGate(std::string name, End end, Memory* memory, Memory* on_device);
-  static std::unique_ptr<MessageGate> map(const ncclUniqueId& id, End end);
+  MessageGate(End end, std::unique_ptr<SharedWords> words);
 
-  const std::string name_;
   const End end_;
-  Memory* const memory_;
-  Memory* const on_device_;
+  const std::unique_ptr<SharedWords> words_;
   uint32_t messages_ = 0;
 };
 

@@ -63,6 +63,11 @@ class NcclOperation final : public DeviceOperation {
   bool issue() override {
     Communicator* communicator = link_.find(queue, label, options.timeout_ms);
     if (!communicator) return false;
+    if (PeerCopies* copies = link_.copies_for(call_)) {
+      begin_ = backend_.make_event();
+      copies->run(call_, after_.get(), *begin_, *end_);
+      return true;
+    }
     Stream& stream = communicator->stream();
     if (!launching_) {
       if (after_) after_->wait(stream);
@@ -137,7 +142,7 @@ NcclGroup::NcclGroup(std::unique_ptr<Group> host, Backend& backend, const Device
 std::unique_ptr<NcclGroup> NcclGroup::make(std::unique_ptr<Group> host, Backend& backend,
                                            const DeviceGroupOptions& options) {
   const NcclSettings settings{.device = backend.device().index, .ctas = options.nccl_ctas};
-  auto link = std::make_unique<NcclLink>(host->duplicate(host->name()), settings);
+  auto link = std::make_unique<NcclLink>(host->duplicate(host->name()), backend, settings, options.copy_engines);
   return std::unique_ptr<NcclGroup>(new NcclGroup(std::move(host), backend, options, std::move(link)));
 }
 

@@ -29,8 +29,8 @@ std::shared_ptr<void> make_zero(int device, cudaStream_t stream) {
 
 }  // namespace
 
-NcclLink::NcclLink(std::unique_ptr<Group> control, const NcclSettings& settings)
-    : control_(std::move(control)), settings_(settings) {}
+NcclLink::NcclLink(std::unique_ptr<Group> control, Backend& backend, const NcclSettings& settings, bool use_copies)
+    : control_(std::move(control)), backend_(backend), settings_(settings), use_copies_(use_copies) {}
 
 NcclLink::~NcclLink() = default;
 
@@ -75,6 +75,10 @@ Communicator* NcclLink::find(const QueueKey& queue, const std::string& label, in
   }
   if (!channel.communicator->connected()) return nullptr;
   if (channel.gate && !channel.gate->joined()) channel.gate.reset();
+  if (queue.peer < 0 && use_copies_) {
+    if (!copies_) copies_ = std::make_unique<PeerCopies>(*control_, backend_, label + ", connecting copy engines");
+    if (!copies_->is_decided()) return nullptr;
+  }
   if (queue.peer < 0 && !zero_) zero_ = make_zero(settings_.device, cuda::raw_stream(channel.communicator->stream()));
   return channel.communicator.get();
 }
@@ -83,8 +87,11 @@ void NcclLink::enter_thread() { cuda::check(cudaSetDevice(settings_.device), "cu
 
 Work NcclLink::meeting_of(const QueueKey& queue) const {
   const auto found = channels_.find(queue);
-  return found == channels_.end() ? Work() : found->second->id_exchanged;
+  if (found == channels_.end()) return Work();
+  return queue.peer < 0 && copies_ ? copies_->meeting() : found->second->id_exchanged;
 }
+
+PeerCopies* NcclLink::copies_for(const DeviceCall& call) const { return copies_ && copies_->takes(call) ? copies_.get() : nullptr; }
 
 void NcclLink::check() {
   for (const auto& [queue, channel] : channels_)
@@ -92,6 +99,7 @@ void NcclLink::check() {
 }
 
 void NcclLink::abort() noexcept {
+  if (copies_) copies_->abort();
   for (const auto& [queue, channel] : channels_) {
     if (channel->gate) channel->gate->open();
     if (channel->communicator) channel->communicator->abort();

@@ -10,13 +10,15 @@
 #include "comm/device_engine.h"
 #include "comm/nccl/communicator.h"
 #include "comm/nccl/message_gate.h"
+#include "comm/nccl/peer_copies.h"
 
 namespace trireme::comm {
 
 class NcclLink final : public DeviceLink {
  public:
   /// `control` has the group's ranks; it is for this link's own messages.
-  NcclLink(std::unique_ptr<Group> control, const NcclSettings& settings);
+  /// With `use_copies` collectives may go by copy engines, where the GPUs allow it.
+  NcclLink(std::unique_ptr<Group> control, Backend& backend, const NcclSettings& settings, bool use_copies);
   ~NcclLink() override;
 
   /// The communicator of a queue; null while it is connecting (asking again goes on with that). `label` is what its first
@@ -24,6 +26,8 @@ class NcclLink final : public DeviceLink {
   Communicator* find(const QueueKey& queue, const std::string& label, int64_t timeout_ms);
   /// That messages of a connected queue pass before they are launched; null where there is none.
   MessageGate* gate(const QueueKey& queue) const { return channels_.at(queue)->gate.get(); }
+  /// What runs such a call of the connected collectives in place of their communicator; null where nothing does.
+  PeerCopies* copies_for(const DeviceCall& call) const;
   /// The message by which the ranks of this queue's communicator meet; done when none is under way.
   Work meeting_of(const QueueKey& queue) const;
   /// Device memory of one i32, 0; once the collectives' communicator is connected.
@@ -44,8 +48,11 @@ class NcclLink final : public DeviceLink {
   std::unique_ptr<Communicator> begin_to_connect(const QueueKey& queue, const ncclUniqueId& id, int64_t timeout_ms) const;
 
   std::unique_ptr<Group> control_;
+  Backend& backend_;
   NcclSettings settings_;
+  const bool use_copies_;
   std::map<QueueKey, std::unique_ptr<Channel>> channels_;
+  std::unique_ptr<PeerCopies> copies_;
   std::shared_ptr<void> zero_;  // goes before its stream
 };
 

@@ -26,7 +26,8 @@ struct Bucket {
 };
 
 /// Lays `parameters` out, last declared first (about the order in which backward finishes), starting a new bucket
-/// when `bucket_bytes` of f32 gradient would be exceeded (a larger parameter has a bucket of its own). Parameters whose
+/// when `bucket_bytes` of f32 gradient would be exceeded; a parameter that is larger by itself ends the bucket that it comes to, so that
+/// small ones between large ones don't go alone. Parameters whose
 /// gradients are summed over different ranks have different buckets; buckets are in the order in which backward completes
 /// them, those that stages share last. Each bucket's numel is a multiple of `multiple` elements. A parameter that is split counts as an even part for
 /// each of `split_ranks`, whatever is here: ranks whose parts differ in size must cut at the same places, or they would

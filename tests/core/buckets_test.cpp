@@ -64,6 +64,16 @@ TEST_F(BucketsTest, EachSumHasBucketsOfItsOwnInTheOrderInWhichBackwardCompletesT
   EXPECT_EQ(buckets[3].gradient_sum, table);
 }
 
+TEST_F(BucketsTest, WhatLiesBetweenLargeParametersGoesWithTheNextOfThem) {
+  parameters_ = {parameter("first", {16}), parameter("w1", {100}), parameter("b1", {16}),
+                 parameter("w2", {100}),   parameter("b2", {16}),  parameter("b3", {16})};
+  const std::vector<Bucket> buckets = plan(64 * sizeof(float));
+  ASSERT_EQ(buckets.size(), 3u);
+  EXPECT_THAT(names_of(buckets[0]), ElementsAre("b3", "b2", "w2"));
+  EXPECT_THAT(names_of(buckets[1]), ElementsAre("b1", "w1"));
+  EXPECT_THAT(names_of(buckets[2]), ElementsAre("first"));
+}
+
 // The last stage has it first, the first one last: in another order one would wait for the other's.
 TEST_F(BucketsTest, WhatStagesShareComesLastOnEveryStage) {
   parameters_ = {parameter("w1", {48}), parameter("table", {32}, GradientSum::batch_and_stages)};

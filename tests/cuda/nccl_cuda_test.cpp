@@ -32,10 +32,10 @@ using Seconds = std::chrono::duration<double>;
 
 /// One rank's GPU: its own where there are enough.
 struct Rank {
-  explicit Rank(Group& world)
+  explicit Rank(Group& world, const DeviceGroupOptions& options = {})
       : engine(make_cuda_backend({.index = world.rank() % num_cuda_devices()})),
         ctx(engine.context()),
-        group(make_device_group(world, engine.backend(), "gradients")) {}
+        group(make_device_group(world, engine.backend(), "gradients", options)) {}
   Tensor filled(int64_t n, float value) {
     const std::vector<float> values(static_cast<size_t>(n), value);
     return ctx.from_host<float>(values, {n});
@@ -218,11 +218,12 @@ TEST_F(Nccl, FewerThreadBlocksGiveTheSameSums) {
 /// The message of the E that two ranks end with whose group is connected, and how long it took.
 template <class E>
 std::pair<std::string, Seconds> failure_of(int64_t timeout_ms, bool connected,
-                                           const std::function<void(Group&, Rank&)>& body) {
+                                           const std::function<void(Group&, Rank&)>& body,
+                                           const DeviceGroupOptions& options = {}) {
   steady_clock::time_point begin;
   const std::string text = message_of<E>([&] {
     LocalWorld(2, {.timeout_ms = 60'000}).run([&](Group& world) {
-      Rank rank(world);
+      Rank rank(world, options);
       if (connected) rank.group->barrier("start").wait();
       rank.group->set_options({.timeout_ms = timeout_ms});
       world.barrier("begin").wait();
@@ -237,8 +238,8 @@ void stay_away(Group& world) {
   while (!world.failure()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
 }
 
-TEST_F(Nccl, AnOperationThatARankStaysAwayFromIsAborted) {
-  const auto [text, elapsed] = failure_of<CommError>(1000, true, [](Group& world, Rank& rank) {
+void expect_abort_without_rank1(const DeviceGroupOptions& options) {
+  const auto stay_or_call = [](Group& world, Rank& rank) {
     if (world.rank() == 1) return stay_away(world);
     const Tensor t = rank.filled(1 << 20, 1);
     const Work work = rank.all_reduce(t, "bucket 3");
@@ -247,11 +248,30 @@ TEST_F(Nccl, AnOperationThatARankStaysAwayFromIsAborted) {
     EXPECT_TRUE(world.failure());
     EXPECT_THROW(rank.all_reduce(t, "bucket 4").wait(*rank.ctx.stream), CommError);
     work.wait();
-  });
+  };
+  const auto [text, elapsed] = failure_of<CommError>(1000, true, stay_or_call, options);
   EXPECT_THAT(text, AllOf(HasSubstr("rank 0: all_reduce 'bucket 3' in group 'gradients' was not done within 1 s"),
                           HasSubstr("its ranks are alive")));
   EXPECT_GE(elapsed, Seconds(1));
   EXPECT_LT(elapsed, Seconds(10));
+}
+
+TEST_F(Nccl, AnOperationThatARankStaysAwayFromIsAborted) { expect_abort_without_rank1({}); }
+
+TEST_F(Nccl, CopiesThatARankStaysAwayFromAreAborted) { expect_abort_without_rank1({.copy_engines = true}); }
+
+TEST_F(Nccl, CopyEnginesGiveTheSameSums) {
+  LocalWorld(2, {.timeout_ms = 60'000}).run([](Group& world) {
+    Rank with(world, {.copy_engines = true}), without(world);
+    for (const int64_t n : {100, 1 << 20, 40'000'001}) {
+      const Tensor a = with.filled(n, 0.1F * static_cast<float>(1 + world.rank())), b = without.filled(n, 0.1F * static_cast<float>(1 + world.rank()));
+      for (int i = 0; i < 3; ++i) {
+        with.all_reduce(a, "a").wait(*with.ctx.stream);
+        without.all_reduce(b, "b").wait(*without.ctx.stream);
+      }
+      EXPECT_EQ(with.read(a), without.read(b)) << n;
+    }
+  });
 }
 
 TEST_F(Nccl, ARankThatStaysAwayFromTheFirstOperationIsNamed) {

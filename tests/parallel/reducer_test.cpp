@@ -1,6 +1,7 @@
 // The all-reduce reducer: sums, order, overlap, and parameters without a gradient.
 #include <gmock/gmock.h>
 
+#include "comm/host_tensor.h"
 #include "comm/local/local_world.h"
 #include "comm/solo_group.h"
 #include "core/nn/module.h"
@@ -62,6 +63,24 @@ TEST_P(ReducerTest, SumsOverRanksStepAfterStep) {
   });
 }
 INSTANTIATE_TEST_SUITE_P(Ranks, ReducerTest, ::testing::Values(2, 3, 4));
+
+// In a norm over all ranks each element counts once.
+TEST_P(ReducerTest, RanksCountDifferentPartsOfWhatAllHold) {
+  LocalWorld(GetParam()).run([](Group& world) {
+    Rank rank(world);
+    const auto counted = rank.reducer.counted();
+    ASSERT_EQ(counted.size(), rank.buckets.size());
+    for (size_t i = 0; i < counted.size(); ++i) {
+      const int64_t begin = counted[i].grad.data<float>() - rank.buckets[i].grad.data<float>();
+      std::array<int64_t, 2> mine{begin, begin + counted[i].grad.numel()};
+      std::vector<int64_t> all(2 * static_cast<size_t>(world.size()));
+      world.all_gather(wrap_host(std::span<int64_t>(mine)), wrap_host(std::span(all)), "parts").wait();
+      EXPECT_EQ(all.front(), 0);
+      for (size_t r = 1; r < all.size() / 2; ++r) EXPECT_EQ(all[2 * r], all[2 * r - 1]);
+      EXPECT_EQ(all.back(), rank.buckets[i].numel);
+    }
+  });
+}
 
 TEST_F(ReducerTest, BucketsLeaveInPlannedOrderAsSoonAsTheyMay) {
   LocalWorld(2).run([](Group& world) {

@@ -63,9 +63,10 @@ class Cupti {
 };
 
 /// External correlations belong to calls of the runtime and the driver, so those are recorded too.
-constexpr std::array kKinds{CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, CUPTI_ACTIVITY_KIND_MEMCPY,
+constexpr std::array kKinds{CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, CUPTI_ACTIVITY_KIND_MEMCPY, CUPTI_ACTIVITY_KIND_MEMCPY2,
                             CUPTI_ACTIVITY_KIND_MEMSET,            CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION,
                             CUPTI_ACTIVITY_KIND_RUNTIME,           CUPTI_ACTIVITY_KIND_DRIVER};
+constexpr std::string_view kCopyToPeer = "copy between GPUs";
 
 /// What CUPTI's thread has delivered. CUPTI knows functions without an argument for their owner, and one client a
 /// process, so this is the one thing that ranks which are threads share.
@@ -102,7 +103,13 @@ void take_record(const CUpti_Activity& record, Delivered& to) {
     }
     case CUPTI_ACTIVITY_KIND_MEMCPY: {
       const auto& copy = reinterpret_cast<const CUpti_ActivityMemcpy6&>(record);
-      to.work.push_back({"copy", copy.start, copy.end, copy.correlationId});
+      const bool to_peer = copy.copyKind == CUPTI_ACTIVITY_MEMCPY_KIND_PTOP;
+      to.work.push_back({to_peer ? std::string(kCopyToPeer) : "copy", copy.start, copy.end, copy.correlationId});
+      break;
+    }
+    case CUPTI_ACTIVITY_KIND_MEMCPY2: {
+      const auto& copy = reinterpret_cast<const CUpti_ActivityMemcpyPtoP4&>(record);
+      to.work.push_back({std::string(kCopyToPeer), copy.start, copy.end, copy.correlationId});
       break;
     }
     case CUPTI_ACTIVITY_KIND_MEMSET: {
@@ -196,7 +203,7 @@ class CuptiProfiler : public DeviceProfiler {
       a.name = readable(work.name);
       a.begin_ns = static_cast<int64_t>(work.begin_ns) + clock_offset_ns_;
       a.end_ns = static_cast<int64_t>(work.end_ns) + clock_offset_ns_;
-      a.is_communication = a.name.starts_with("nccl");
+      a.is_communication = a.name == kCopyToPeer || a.name.starts_with("nccl") || a.name.starts_with("trireme::comm::");
       const auto span = from.span_of.find(work.correlation);
       for (uint64_t id = span == from.span_of.end() ? 0 : span->second; id != 0; id = spans_[id - 1].parent)
         a.spans.insert(a.spans.begin(), spans_[id - 1].name);
