@@ -27,6 +27,7 @@ constexpr int kLocalRanks = 2;
 struct Options {
   bool json = false;
   bool quick = false;
+  bool copy_engines = false;
   std::string dtype = "f32";
   std::string device = "cpu";  // auto | cpu | cuda
 };
@@ -57,11 +58,13 @@ struct Collectives {
   std::string between;
 };
 
-Collectives bench_ranks(Context& ctx, Group& world, std::string between, bool quick) {
-  const auto group = make_device_group(world, *ctx.backend, "bench");
+Collectives bench_ranks(Context& ctx, Group& world, std::string between, const Options& options) {
+  const auto group = make_device_group(world, *ctx.backend, "bench", {.copy_engines = options.copy_engines});
   if (ctx.backend->device().kind == DeviceKind::cuda)
-    between += dynamic_cast<const comm::StagedGroup*>(group.get()) ? " with GPUs, through host memory" : " with GPUs, by NCCL";
-  return {bench_collectives(ctx, *group, quick), std::move(between)};
+    between += dynamic_cast<const comm::StagedGroup*>(group.get()) ? " with GPUs, through host memory"
+               : options.copy_engines                               ? " with GPUs, by copy engines where they can and NCCL"
+                                                                    : " with GPUs, by NCCL";
+  return {bench_collectives(ctx, *group, options.quick), std::move(between)};
 }
 
 /// Collectives between threads of this process, each with a GPU where there are several; rank 0's times.
@@ -73,7 +76,7 @@ Collectives bench_threads(Context& ctx, const Options& options) {
     std::optional<Engine> own;
     if (on_gpus) own.emplace(make_backend(options, choose_device("cuda", world)));
     Context rank_ctx = own ? own->context() : ctx;
-    Collectives measured = bench_ranks(rank_ctx, world, "threads of this process", options.quick);
+    Collectives measured = bench_ranks(rank_ctx, world, "threads of this process", options);
     if (world.rank() == 0) collectives = std::move(measured);
   });
   return collectives;
@@ -88,7 +91,7 @@ void run_rank(const Options& options, Group& world) {
   const DType dtype = options.dtype == "tf32" ? DType::f32 : parse_dtype(options.dtype);
   const auto kernels = bench_kernels(ctx, dtype, options.quick);
   const Collectives collectives =
-      world.size() == 1 ? bench_threads(ctx, options) : bench_ranks(ctx, world, "processes", options.quick);
+      world.size() == 1 ? bench_threads(ctx, options) : bench_ranks(ctx, world, "processes", options);
   if (world.rank() != 0) return;
   if (options.json) {
     const Json machine{{"cpu", cpu_model()},
@@ -115,6 +118,8 @@ void add_bench_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("bench", "Measures the kernels and collectives of this machine");
   command->add_flag("--json", options->json, "Prints JSON instead of tables");
   command->add_flag("--quick", options->quick, "Small sizes, briefly: a second in all");
+  command->add_flag("--copy-engines", options->copy_engines,
+                    "Large sums and gathers of GPUs that NVLink joins go by copy engines, as gradients do");
   command->add_option("--dtype", options->dtype, "Type of activations and weights")
       ->check(CLI::IsMember({"f32", "tf32", "bf16", "f16"}))
       ->capture_default_str();
