@@ -25,7 +25,8 @@ CopyArray split_evenly(size_t bytes, int num_ranks, size_t alignment) {
 CopyPlanner::CopyPlanner(int rank, int num_ranks, size_t num_lanes, size_t buffer_bytes)
     : rank_(rank),
       num_ranks_(num_ranks),
-      piece_bytes_(buffer_bytes / num_lanes / static_cast<size_t>(num_ranks) / kPieceAlignment * kPieceAlignment),
+      piece_bytes_(buffer_bytes / num_lanes / static_cast<size_t>(num_ranks) / kPieceAlignment *
+                   kPieceAlignment),
       lanes_(num_lanes) {
   TRIREME_ASSERT(num_ranks > 1 && piece_bytes_ > 0, "copies of one rank, or no room for them");
 }
@@ -102,7 +103,8 @@ void CopyPlanner::fetch(const CopyArray& array, const Piece& piece) {
   for (int i = 1; i < num_ranks_; ++i) {
     const int peer = (rank_ + i) % num_ranks_;
     copy(piece.lane, place_of(peer, peer, piece.lane),
-         {Spot::In::output, static_cast<size_t>(peer) * array.part + piece.offset}, bytes_of(array, peer, piece.offset));
+         {Spot::In::output, static_cast<size_t>(peer) * array.part + piece.offset},
+         bytes_of(array, peer, piece.offset));
   }
   tell(piece, Word::fetched);
   lane.last_fetched = piece.number;

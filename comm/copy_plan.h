@@ -1,11 +1,12 @@
-// CopyPlanner: how ranks that reach each other's memory sum and gather arrays by copies alone, as lists of steps. What
-// runs them is comm/nccl/peer_copies.h; here is no device.
+// CopyPlanner: how ranks that reach each other's memory sum and gather arrays by copies alone, as lists of
+// steps. What runs them is comm/nccl/peer_copies.h; here is no device.
 //
-// A rank has a buffer with a place for a piece from each other rank, and one for a piece of its own that the others fetch.
-// All-reduce: each rank puts what others are to sum into their buffers, sums its own part, and fetches theirs. A
-// reduce-scatter is the first half of that, an all-gather the second. Larger arrays go piece by piece. Pieces take turns in
-// lanes, which have places of their own, and a piece is put before the one ahead of it is fetched: copies of a device may run
-// in the order in which they were queued, whatever the lane.
+// A rank has a buffer with a place for a piece from each other rank, and one for a piece of its own that the
+// others fetch. All-reduce: each rank puts what others are to sum into their buffers, sums its own part, and
+// fetches theirs. A reduce-scatter is the first half of that, an all-gather the second. Larger arrays go
+// piece by piece. Pieces take turns in lanes, which have places of their own, and a piece is put before the
+// one ahead of it is fetched: copies of a device may run in the order in which they were queued, whatever the
+// lane.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +17,9 @@
 
 namespace trireme::comm {
 
-/// An array of `num_ranks` parts of `part` bytes each, of which the last ones are cut off at `bytes`. An all-reduce has it as
-/// input and output, a reduce-scatter as input and one part as output, an all-gather the other way round.
+/// An array of `num_ranks` parts of `part` bytes each, of which the last ones are cut off at `bytes`. An
+/// all-reduce has it as input and output, a reduce-scatter as input and one part as output, an all-gather the
+/// other way round.
 struct CopyArray {
   OpKind kind;  // one of these three
   size_t part, bytes;
@@ -37,8 +39,8 @@ struct CopyStep {
 
   Kind kind;
   size_t lane;
-  /// copy: `bytes` from `from` to `to`. sum: of this rank's, at `from`, and those at `received` and every `stride` bytes from
-  /// there, in the order of their ranks; to `to` and, if it is somewhere, to `also_to`.
+  /// copy: `bytes` from `from` to `to`. sum: of this rank's, at `from`, and those at `received` and every
+  /// `stride` bytes from there, in the order of their ranks; to `to` and, if it is somewhere, to `also_to`.
   Spot from{}, to{}, also_to{}, received{};
   size_t bytes = 0, stride = 0;
   /// tell: this rank is so far with piece `number`. await: all others are.
@@ -51,15 +53,17 @@ class CopyPlanner {
   /// Of buffers of `buffer_bytes`; 2 ranks or more.
   CopyPlanner(int rank, int num_ranks, size_t num_lanes, size_t buffer_bytes);
 
-  /// The steps of one lane are run one after another, and those of all lanes may be queued in this order. All ranks plan the
-  /// same operations in the same order, and a lane goes on with the next where it ends with this one.
+  /// The steps of one lane are run one after another, and those of all lanes may be queued in this order. All
+  /// ranks plan the same operations in the same order, and a lane goes on with the next where it ends with
+  /// this one.
   std::vector<CopyStep> plan(const CopyArray& array);
   /// Of the last piece that was planned; they count from 1.
   uint32_t last_number() const { return number_; }
 
  private:
   struct Lane {
-    uint32_t last_summed = 0, last_fetched = 0;  // the pieces that used its places last and were not waited for; 0: none
+    // The pieces that used its places last and were not waited for; 0: none.
+    uint32_t last_summed = 0, last_fetched = 0;
   };
   struct Piece {
     size_t lane, offset;  // within each part

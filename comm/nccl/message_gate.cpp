@@ -14,7 +14,8 @@ constexpr size_t kReceiverJoined = 0, kFirst = 1;
 constexpr size_t kWords = kFirst + 2 * size_t{kMessages};
 
 std::string name_of(const ncclUniqueId& id) {
-  return fmt::format("/trireme-{:016x}", static_cast<uint64_t>(fingerprint({id.internal, sizeof(id.internal)})));
+  return fmt::format("/trireme-{:016x}",
+                     static_cast<uint64_t>(fingerprint({id.internal, sizeof(id.internal)})));
 }
 
 }  // namespace
@@ -39,7 +40,9 @@ MessageGate::~MessageGate() {
   if (end_ == End::sender) words_->close_name();  // where nobody joined
 }
 
-bool MessageGate::joined() const { return (*words_)[kReceiverJoined] != 0; }
+bool MessageGate::joined() const {
+  return (*words_)[kReceiverJoined] != 0;
+}
 
 void MessageGate::pass(cudaStream_t stream) {
   const uint32_t number = ++messages_;
@@ -49,6 +52,8 @@ void MessageGate::pass(cudaStream_t stream) {
   words_->wait(stream, sends ? receiver : sender, number);
 }
 
-void MessageGate::open() noexcept { words_->open(kFirst, kWords, messages_); }
+void MessageGate::open() noexcept {
+  words_->open(kFirst, kWords, messages_);
+}
 
 }  // namespace trireme::comm

@@ -22,8 +22,8 @@ constexpr size_t kLanes = 2, kBufferBytes = size_t{32} << 20;
 /// Below that, NCCL's kernels are sooner done than streams that wait for each other three times.
 constexpr size_t kSmallest = size_t{1} << 20;
 constexpr size_t kAlignment = 256;
-/// Each rank has three words for a piece, which hold its number in turn. So many pieces later the next one takes them; no
-/// rank is that far ahead of another.
+/// Each rank has three words for a piece, which hold its number in turn. So many pieces later the next one
+/// takes them; no rank is that far ahead of another.
 constexpr size_t kPieces = 1024, kWordsOfPiece = 3;
 
 size_t word_of(CopyStep::Word word, int rank, uint32_t number) {
@@ -42,7 +42,9 @@ int64_t process_token() {
   return token;
 }
 
-std::string name_of_words(int64_t token) { return fmt::format("/trireme-{:016x}", static_cast<uint64_t>(token)); }
+std::string name_of_words(int64_t token) {
+  return fmt::format("/trireme-{:016x}", static_cast<uint64_t>(token));
+}
 
 /// Asks until `over()`, for some seconds at most; whether it was.
 bool wait_until(const std::function<bool()>& over) {
@@ -98,7 +100,8 @@ PeerCopies::Offer PeerCopies::make_offer() {
   offer.words = random_number();
   if (rank_ == 0) words_ = SharedWords::make(name_of_words(offer.words), num_words());
   void* buffer = nullptr;
-  const bool fine = cudaDeviceGetPCIBusId(offer.address.data(), static_cast<int>(offer.address.size()), device_) == cudaSuccess &&
+  const bool fine = cudaDeviceGetPCIBusId(offer.address.data(), static_cast<int>(offer.address.size()),
+                                          device_) == cudaSuccess &&
                     cudaMalloc(&buffer, kBufferBytes) == cudaSuccess;
   buffer_ = offer.buffer = static_cast<std::byte*>(buffer);
   offer.has_buffer = fine && cudaIpcGetMemHandle(&offer.handle, buffer) == cudaSuccess;
@@ -160,13 +163,15 @@ std::byte* PeerCopies::reach(const Offer& peer) {
   int index = -1;
   if (cudaDeviceGetByPCIBusId(&index, peer.address.data()) != cudaSuccess) return nullptr;
   int over_nvlink = 1;
-  if (index != device_ && (cudaDeviceGetP2PAttribute(&over_nvlink, cudaDevP2PAttrNativeAtomicSupported, device_, index) != cudaSuccess ||
+  if (index != device_ && (cudaDeviceGetP2PAttribute(&over_nvlink, cudaDevP2PAttrNativeAtomicSupported,
+                                                     device_, index) != cudaSuccess ||
                            over_nvlink == 0))
     return nullptr;
   if (peer.process != process_token()) {
     void* opened = nullptr;
-    return cudaIpcOpenMemHandle(&opened, peer.handle, cudaIpcMemLazyEnablePeerAccess) == cudaSuccess ? static_cast<std::byte*>(opened)
-                                                                                                     : nullptr;
+    return cudaIpcOpenMemHandle(&opened, peer.handle, cudaIpcMemLazyEnablePeerAccess) == cudaSuccess
+               ? static_cast<std::byte*>(opened)
+               : nullptr;
   }
   if (index == device_) return peer.buffer;
   const cudaError_t enabled = cudaDeviceEnablePeerAccess(index, 0);
@@ -176,12 +181,16 @@ std::byte* PeerCopies::reach(const Offer& peer) {
 bool PeerCopies::takes(const DeviceCall& call) const {
   if (!can_ || call.bytes() < kSmallest) return false;
   const DType dtype = call.input.dtype();
-  const bool sums = is_float(dtype) && dtype != DType::f64 && (call.reduce_op == ReduceOp::sum || call.reduce_op == ReduceOp::average);
-  return call.kind == OpKind::all_gather || (sums && (call.kind == OpKind::all_reduce || call.kind == OpKind::reduce_scatter));
+  const bool sums = is_float(dtype) && dtype != DType::f64 &&
+                    (call.reduce_op == ReduceOp::sum || call.reduce_op == ReduceOp::average);
+  return call.kind == OpKind::all_gather ||
+         (sums && (call.kind == OpKind::all_reduce || call.kind == OpKind::reduce_scatter));
 }
 
 /// The last ones say who is gone.
-size_t PeerCopies::num_words() const { return static_cast<size_t>(size_) * (kPieces * kWordsOfPiece + 1); }
+size_t PeerCopies::num_words() const {
+  return static_cast<size_t>(size_) * (kPieces * kWordsOfPiece + 1);
+}
 
 struct PeerCopies::Pointers {
   const PeerCopies& copies;
@@ -208,7 +217,8 @@ void PeerCopies::queue(const CopyStep& step, const DeviceCall& call) {
   switch (step.kind) {
     case CopyStep::Kind::copy:
       if (at(step.from) != at(step.to))
-        cuda::check(cudaMemcpyAsync(at(step.to), at(step.from), step.bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
+        cuda::check(cudaMemcpyAsync(at(step.to), at(step.from), step.bytes, cudaMemcpyDefault, stream),
+                    "cudaMemcpyAsync");
       break;
     case CopyStep::Kind::sum: {
       const Parts parts{.own = at(step.from),
@@ -265,7 +275,8 @@ void PeerCopies::abort() noexcept {
 
 bool PeerCopies::finish_lanes() {
   return wait_until([&] {
-    return std::ranges::all_of(lanes_, [](const auto& lane) { return cudaStreamQuery(lane->raw()) != cudaErrorNotReady; });
+    return std::ranges::all_of(
+        lanes_, [](const auto& lane) { return cudaStreamQuery(lane->raw()) != cudaErrorNotReady; });
   });
 }
 

@@ -1,9 +1,9 @@
-// PeerCopies: sums and gathers arrays of GPUs that reach each other's memory, moved by copy engines. NCCL's kernels hold
-// multiprocessors for as long as data travels, and products beside them need a wave more; copies hold none, and the
-// additions all of them for microseconds.
+// PeerCopies: sums and gathers arrays of GPUs that reach each other's memory, moved by copy engines. NCCL's
+// kernels hold multiprocessors for as long as data travels, and products beside them need a wave more; copies
+// hold none, and the additions all of them for microseconds.
 //
-// comm/copy_plan.h says what is copied when. Lanes are streams, which wait for the peers' by numbers (shared_words.h): nothing
-// waits on the host.
+// comm/copy_plan.h says what is copied when. Lanes are streams, which wait for the peers' by numbers
+// (shared_words.h): nothing waits on the host.
 #pragma once
 
 #include <memory>
@@ -20,8 +20,8 @@ namespace trireme::comm {
 /// Used by one thread at a time.
 class PeerCopies {
  public:
-  /// Begins to find out whether the ranks of `control`, all of which do so, reach each other's memory over NVLink. `control`
-  /// must outlive that, the backend this; `label` names its operations.
+  /// Begins to find out whether the ranks of `control`, all of which do so, reach each other's memory over
+  /// NVLink. `control` must outlive that, the backend this; `label` names its operations.
   PeerCopies(Group& control, Backend& backend, std::string_view label);
   ~PeerCopies();
   PeerCopies(const PeerCopies&) = delete;

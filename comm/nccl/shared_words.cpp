@@ -84,20 +84,22 @@ SharedWords::~SharedWords() {
   munmap(words_.data(), words_.size_bytes());
 }
 
-void SharedWords::close_name() noexcept { shm_unlink(name_.c_str()); }
+void SharedWords::close_name() noexcept {
+  shm_unlink(name_.c_str());
+}
 
 void SharedWords::write(cudaStream_t stream, size_t word, uint32_t value) {
-  check_driver(stream_operations().write(
-                   stream, reinterpret_cast<CUdeviceptr>(on_device_ + word * sizeof(words_[0])), value,
-                   CU_STREAM_WRITE_VALUE_DEFAULT),
-               "cuStreamWriteValue32");
+  check_driver(
+      stream_operations().write(stream, reinterpret_cast<CUdeviceptr>(on_device_ + word * sizeof(words_[0])),
+                                value, CU_STREAM_WRITE_VALUE_DEFAULT),
+      "cuStreamWriteValue32");
 }
 
 void SharedWords::wait(cudaStream_t stream, size_t word, uint32_t value) {
-  check_driver(stream_operations().wait(
-                   stream, reinterpret_cast<CUdeviceptr>(on_device_ + word * sizeof(words_[0])), value,
-                   CU_STREAM_WAIT_VALUE_GEQ),
-               "cuStreamWaitValue32");
+  check_driver(
+      stream_operations().wait(stream, reinterpret_cast<CUdeviceptr>(on_device_ + word * sizeof(words_[0])),
+                               value, CU_STREAM_WAIT_VALUE_GEQ),
+      "cuStreamWaitValue32");
 }
 
 void SharedWords::open(size_t begin, size_t end, uint32_t value) noexcept {

@@ -1,5 +1,5 @@
-// SharedWords: numbers in memory that processes of one machine share. Streams write them, and wait for them, without a
-// kernel: what waits so holds none of the GPU's multiprocessors.
+// SharedWords: numbers in memory that processes of one machine share. Streams write them, and wait for them,
+// without a kernel: what waits so holds none of the GPU's multiprocessors.
 // https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__MEMOP.html
 #pragma once
 
@@ -16,8 +16,8 @@ namespace trireme::comm {
 
 class SharedWords {
  public:
-  /// `count` zeros that others join by `name` ("/trireme-..."), which must be new; the present device's streams use them.
-  /// Null where the driver, or the machine, can't do it.
+  /// `count` zeros that others join by `name` ("/trireme-..."), which must be new; the present device's
+  /// streams use them. Null where the driver, or the machine, can't do it.
   static std::unique_ptr<SharedWords> make(const std::string& name, size_t count);
   /// Null where there is none of that name, as on another machine.
   static std::unique_ptr<SharedWords> join(const std::string& name, size_t count);

@@ -30,8 +30,10 @@ std::vector<Bucket> plan_buckets(std::span<Parameter* const> parameters, size_t 
     Parameter* p = parameters[parameters.size() - 1 - place];
     const int64_t nominal = nominal_numel(*p, split_ranks);
     const auto found = open.find(p->gradient_sum);
-    const auto is_full = [&](int64_t elements) { return elements > limit || (nominal <= limit && round_up(elements, kParameterAlign) + nominal > limit); };
-    if (found == open.end() || is_full(filled[found->second])) {
+    const auto has_room = [&](int64_t elements) {
+      return elements <= limit && (nominal > limit || round_up(elements, kParameterAlign) + nominal <= limit);
+    };
+    if (found == open.end() || !has_room(filled[found->second])) {
       open[p->gradient_sum] = buckets.size();
       buckets.push_back({.gradient_sum = p->gradient_sum, .entries = {}, .numel = 0, .data = {}, .grad = {}});
       completed_by.push_back(place);

@@ -32,11 +32,13 @@ class Ranks {
       r.buffer.resize(kBuffer);
       CopyPlanner planner(rank, size, lanes, kBuffer);
       for (const Call& call : calls) {
-        CopyArray array{call.kind, call.values * sizeof(Value), call.values * sizeof(Value) * static_cast<size_t>(size)};
+        CopyArray array{call.kind, call.values * sizeof(Value),
+                        call.values * sizeof(Value) * static_cast<size_t>(size)};
         if (call.kind == OpKind::all_reduce) array = split_evenly(call.values * sizeof(Value), size, 16);
         Memory& memory = r.calls.emplace_back();
         memory.input.resize(call.kind == OpKind::all_gather ? array.part : array.bytes);
-        for (size_t i = 0; i < memory.input.size() / sizeof(Value); ++i) put(memory.input, i, value_of(rank, r.calls.size(), i));
+        for (size_t i = 0; i < memory.input.size() / sizeof(Value); ++i)
+          put(memory.input, i, value_of(rank, r.calls.size(), i));
         memory.output.resize(call.kind == OpKind::reduce_scatter ? array.part : array.bytes);
         // In place, as a reducer does it.
         memory.in_place = call.kind == OpKind::all_reduce;
@@ -45,13 +47,17 @@ class Ranks {
     }
   }
 
-  static Value value_of(int rank, size_t call, size_t i) { return static_cast<Value>(1 + i * 7 + call * 1000 + static_cast<size_t>(rank) * 100'000); }
+  static Value value_of(int rank, size_t call, size_t i) {
+    return static_cast<Value>(1 + i * 7 + call * 1000 + static_cast<size_t>(rank) * 100'000);
+  }
   static Value get(const std::vector<std::byte>& from, size_t i) {
     Value value;
     std::memcpy(&value, from.data() + i * sizeof(Value), sizeof(Value));
     return value;
   }
-  static void put(std::vector<std::byte>& to, size_t i, Value value) { std::memcpy(to.data() + i * sizeof(Value), &value, sizeof(Value)); }
+  static void put(std::vector<std::byte>& to, size_t i, Value value) {
+    std::memcpy(to.data() + i * sizeof(Value), &value, sizeof(Value));
+  }
 
   /// Until all steps are done, one at a time of those that may be next; false when none may.
   bool run() {
@@ -66,7 +72,8 @@ class Ranks {
         for (size_t i = 0; i < std::min<size_t>(r.steps.size(), 60); ++i) {
           const CopyStep& step = r.steps[i].step;
           const bool is_copy = step.kind == CopyStep::Kind::copy;
-          if (!lane_waits[step.lane] && !(is_copy && copies_wait) && may_go(rank, step)) next.emplace_back(rank, i);
+          if (!lane_waits[step.lane] && !(is_copy && copies_wait) && may_go(rank, step))
+            next.emplace_back(rank, i);
           lane_waits[step.lane] = true;
           copies_wait = copies_wait || is_copy;
         }
@@ -111,9 +118,9 @@ class Ranks {
   std::byte* at(int rank, size_t call, const Spot& spot, size_t bytes) {
     Rank& r = ranks_[static_cast<size_t>(rank)];
     Memory& memory = r.calls[call];
-    std::vector<std::byte>& in = spot.in == Spot::In::buffer               ? ranks_[static_cast<size_t>(spot.rank)].buffer
+    std::vector<std::byte>& in = spot.in == Spot::In::buffer ? ranks_[static_cast<size_t>(spot.rank)].buffer
                                  : spot.in == Spot::In::input || memory.in_place ? memory.input
-                                                                           : memory.output;
+                                                                                 : memory.output;
     EXPECT_LE(spot.offset + bytes, in.size());
     return in.data() + spot.offset;
   }
@@ -137,7 +144,8 @@ class Ranks {
           }
         }
         std::memcpy(at(rank, call, step.to, step.bytes), sums.data(), step.bytes);
-        if (step.also_to.in != Spot::In::nowhere) std::memcpy(at(rank, call, step.also_to, step.bytes), sums.data(), step.bytes);
+        if (step.also_to.in != Spot::In::nowhere)
+          std::memcpy(at(rank, call, step.also_to, step.bytes), sums.data(), step.bytes);
         break;
       }
       case CopyStep::Kind::tell:
@@ -163,12 +171,15 @@ void check(const Ranks& ranks, int size, std::span<const Call> calls) {
     };
     for (int rank = 0; rank < size; ++rank) {
       const auto& result = ranks.result(rank, c);
-      ASSERT_EQ(result.size(), sizeof(Value) * values * (kind == OpKind::all_gather ? static_cast<size_t>(size) : 1));
+      ASSERT_EQ(result.size(),
+                sizeof(Value) * values * (kind == OpKind::all_gather ? static_cast<size_t>(size) : 1));
       for (size_t i = 0; i < result.size() / sizeof(Value); ++i) {
-        const Value wanted = kind == OpKind::all_reduce       ? sum_of(i)
-                             : kind == OpKind::reduce_scatter ? sum_of(static_cast<size_t>(rank) * values + i)
-                                                              : Ranks::value_of(static_cast<int>(i / values), c + 1, i % values);
-        ASSERT_EQ(Ranks::get(result, i), wanted) << name_of(kind) << " " << c << ", rank " << rank << " of " << size << " at " << i;
+        const Value wanted = kind == OpKind::all_reduce ? sum_of(i)
+                             : kind == OpKind::reduce_scatter
+                                 ? sum_of(static_cast<size_t>(rank) * values + i)
+                                 : Ranks::value_of(static_cast<int>(i / values), c + 1, i % values);
+        ASSERT_EQ(Ranks::get(result, i), wanted)
+            << name_of(kind) << " " << c << ", rank " << rank << " of " << size << " at " << i;
       }
     }
   }
@@ -204,8 +215,9 @@ TEST(CopyPlan, PutsAPieceBeforeTheOneAheadIsFetched) {
   for (const CopyStep& step : planner.plan(split_evenly(6 << 10, 2, 16)))
     if (step.kind == CopyStep::Kind::tell) told.emplace_back(step.word, step.number);
   using enum CopyStep::Word;
-  const std::vector<std::pair<CopyStep::Word, uint32_t>> wanted{{pushed, 1}, {summed, 1}, {pushed, 2}, {summed, 2},  {fetched, 1},
-                                                                {pushed, 3}, {summed, 3}, {fetched, 2}, {fetched, 3}};
+  const std::vector<std::pair<CopyStep::Word, uint32_t>> wanted{{pushed, 1}, {summed, 1},  {pushed, 2},
+                                                                {summed, 2}, {fetched, 1}, {pushed, 3},
+                                                                {summed, 3}, {fetched, 2}, {fetched, 3}};
   EXPECT_EQ(told, wanted);
 }
 

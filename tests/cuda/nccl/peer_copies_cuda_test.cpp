@@ -19,7 +19,9 @@ namespace {
 
 using std::chrono::steady_clock;
 
-float value_of(int rank, int64_t i) { return static_cast<float>((i * 7 + rank * 13) % 31 - 15); }
+float value_of(int rank, int64_t i) {
+  return static_cast<float>((i * 7 + rank * 13) % 31 - 15);
+}
 
 struct Rank {
   explicit Rank(Group& group)
@@ -102,7 +104,8 @@ TEST_P(PeerCopiesCuda, SumEverything) {
         rank.run(OpKind::all_reduce, t, t);
         rank.meet();
         const std::vector<float> found = rank.read(t);
-        for (int64_t i = 0; i < n; ++i) ASSERT_EQ(found[static_cast<size_t>(i)], sum_of(i)) << name_of(dtype) << " " << n << " at " << i;
+        for (int64_t i = 0; i < n; ++i)
+          ASSERT_EQ(found[static_cast<size_t>(i)], sum_of(i)) << name_of(dtype) << " " << n << " at " << i;
       });
 }
 
@@ -124,7 +127,8 @@ TEST_P(PeerCopiesCuda, CallsFollowOneAnother) {
     const int size = rank.world.size(), me = rank.world.rank();
     for (const int64_t part : {int64_t{3'000'001}, int64_t{600'000}}) {
       const Tensor everything = rank.filled(part * size, DType::f32);
-      const Tensor own = rank.ctx.empty({part}, DType::f32), gathered = rank.ctx.empty({part * size}, DType::f32);
+      const Tensor own = rank.ctx.empty({part}, DType::f32),
+                   gathered = rank.ctx.empty({part * size}, DType::f32);
       rank.meet();
       for (int round = 0; round < 7; ++round) {
         rank.run(OpKind::reduce_scatter, everything, own);
@@ -132,14 +136,16 @@ TEST_P(PeerCopiesCuda, CallsFollowOneAnother) {
         if (round % 2 == 0) continue;
         rank.run(OpKind::all_reduce, everything, everything);
         rank.run(OpKind::reduce_scatter, everything, own);
-        rank.run(OpKind::all_gather, own, everything);  // size times the sum; size^2 times what it was once all had the same
+        rank.run(OpKind::all_gather, own,
+                 everything);  // size times the sum; size^2 times what it was once all had the same
       }
       rank.meet();
       const std::vector<float> sums = rank.read(gathered), last = rank.read(own);
       const float factor = std::pow(static_cast<float>(size), 6.0F);
       for (int64_t i = 0; i < part * size; ++i)
         ASSERT_EQ(sums[static_cast<size_t>(i)], factor * sum_of(i)) << "parts of " << part << ", at " << i;
-      for (int64_t i = 0; i < part; ++i) ASSERT_EQ(last[static_cast<size_t>(i)], sums[static_cast<size_t>(me * part + i)]);
+      for (int64_t i = 0; i < part; ++i)
+        ASSERT_EQ(last[static_cast<size_t>(i)], sums[static_cast<size_t>(me * part + i)]);
     }
   });
 }
