@@ -117,7 +117,8 @@ std::vector<CopyStep> CopyPlanner::plan(const CopyArray& array) {
     to_fetch.reset();
   };
   for (size_t offset = 0; offset < array.part; offset += piece_bytes_) {
-    const Piece piece{++number_ % lanes_.size(), offset, number_};
+    if (++number_ == 0) ++number_;  // 0 stands for none
+    const Piece piece{number_ % lanes_.size(), offset, number_};
     if (lanes_.size() == 1) fetch_last();
     sums(array) ? put_and_sum(array, piece) : show(array, piece);
     fetch_last();

@@ -13,6 +13,7 @@ struct DeviceGroupOptions {
   int nccl_ctas = 0;    // thread blocks that NCCL takes of the GPU for a communicator; 0: its own choice
   bool staged = false;  // through host memory, whatever there is
   /// Where NVLink joins all ranks' GPUs, large sums and gathers go by copy engines, for 32 MiB of memory a group.
+  /// They may overlap the group's next operations: what uses a result is called once its stream waits for that.
   bool copy_engines = false;
 };
 

@@ -76,6 +76,7 @@ void TrainStep::sum_gradient_squares(Tensor& norms) {
     for (const Tensor& part : primary_gradients(shard)) ctx_.kernel<SumSquaresKernel>()(ctx_, part, norms);
   };
   reducer.send_rest();
+  if (counted.empty()) return;
   for (size_t i = 0; i + 1 < counted.size(); ++i) reducer.wait(i);
   std::ranges::for_each(counted.first(counted.size() - 1), count);
   reducer.wait(counted.size() - 1);

@@ -42,7 +42,7 @@ class Mesh {
 
   /// Collective over `world`, which must outlive the mesh. Its groups are of host memory.
   Mesh(const ParallelConfig& config, Group& world);
-  /// The same, whose groups also take tensors of the backend's device, `backend` must outlive the mesh. The copy engines are
+  /// The same, whose groups also take tensors of the backend's device. `backend` must outlive the mesh. The copy engines are
   /// for the tensor axis, and for the groups that are made for large sums.
   Mesh(const ParallelConfig& config, Group& world, Backend& backend, const DeviceGroupOptions& options = {});
 

@@ -1,6 +1,6 @@
 // NcclGroup: a group of GPUs that exchange their memory directly, by NCCL. Where it differs from a host group:
 // - sums are formed in NCCL's order; bf16 and f16 are rounded at every addition (ring algorithms), so f32 is the type
-//   for sums over many ranks; all ranks do get the same bits
+//   for sums over many ranks; all ranks do get the same bits (copy engines add in f32 and round once: peer_copies.h)
 // - max and min may drop a NaN
 // - ranks that call different operations or sizes are not told apart: they time out, or their results are undefined
 #pragma once
