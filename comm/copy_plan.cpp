@@ -45,30 +45,35 @@ Spot CopyPlanner::place_of(int owner, int from, size_t lane) const {
   return {Spot::In::buffer, index * piece_bytes_, owner};
 }
 
-void CopyPlanner::copy(size_t lane, Spot from, Spot to, size_t bytes) {
-  if (bytes > 0) steps_.push_back({.kind = Kind::copy, .lane = lane, .from = from, .to = to, .bytes = bytes});
+void CopyPlanner::copy(const Piece& piece, Spot from, Spot to, size_t bytes) {
+  if (bytes > 0)
+    steps_.push_back(
+        {.kind = Kind::copy, .lane = piece.lane, .from = from, .to = to, .bytes = bytes});
 }
 
 void CopyPlanner::tell(const Piece& piece, Word word) {
-  steps_.push_back({.kind = Kind::tell, .lane = piece.lane, .word = word, .number = piece.number});
+  steps_.push_back(
+      {.kind = Kind::tell, .lane = piece.lane, .word = word, .number = piece.number});
 }
 
-void CopyPlanner::await(size_t lane, Word word, uint32_t number) {
-  if (number != 0) steps_.push_back({.kind = Kind::await, .lane = lane, .word = word, .number = number});
+void CopyPlanner::await(const Piece& piece, Word word, uint32_t number) {
+  if (number != 0)
+    steps_.push_back(
+        {.kind = Kind::await, .lane = piece.lane, .word = word, .number = number});
 }
 
 // Each rank begins with another peer, so that no link has to carry all of them at once.
 
 void CopyPlanner::put_and_sum(const CopyArray& array, const Piece& piece) {
   Lane& lane = lanes_[piece.lane];
-  await(piece.lane, Word::summed, lane.last_summed);
+  await(piece, Word::summed, lane.last_summed);
   for (int i = 1; i < num_ranks_; ++i) {
     const int peer = (rank_ + i) % num_ranks_;
-    copy(piece.lane, {Spot::In::input, static_cast<size_t>(peer) * array.part + piece.offset},
+    copy(piece, {Spot::In::input, static_cast<size_t>(peer) * array.part + piece.offset},
          place_of(peer, rank_, piece.lane), bytes_of(array, peer, piece.offset));
   }
   tell(piece, Word::pushed);
-  await(piece.lane, Word::pushed, piece.number);
+  await(piece, Word::pushed, piece.number);
   lane.last_summed = piece.number;
 
   const size_t own = static_cast<size_t>(rank_) * array.part + piece.offset;
@@ -76,7 +81,7 @@ void CopyPlanner::put_and_sum(const CopyArray& array, const Piece& piece) {
   sum.from = {Spot::In::input, own};
   sum.to = {Spot::In::output, shows(array) ? own : piece.offset};
   if (shows(array)) {
-    await(piece.lane, Word::fetched, lane.last_fetched);
+    await(piece, Word::fetched, lane.last_fetched);
     sum.also_to = place_of(rank_, rank_, piece.lane);
   }
   sum.received = place_of(rank_, rank_ == 0 ? 1 : 0, piece.lane);
@@ -84,29 +89,31 @@ void CopyPlanner::put_and_sum(const CopyArray& array, const Piece& piece) {
   sum.stride = piece_bytes_;
   if (sum.bytes > 0) steps_.push_back(sum);
   tell(piece, Word::summed);
+  steps_.back().is_last = !shows(array);
 }
 
 /// Of an all-gather: what the sum is elsewhere.
 void CopyPlanner::show(const CopyArray& array, const Piece& piece) {
-  await(piece.lane, Word::fetched, lanes_[piece.lane].last_fetched);
+  await(piece, Word::fetched, lanes_[piece.lane].last_fetched);
   const Spot own{Spot::In::input, piece.offset};
   const size_t bytes = bytes_of(array, rank_, piece.offset);
-  copy(piece.lane, own, place_of(rank_, rank_, piece.lane), bytes);
+  copy(piece, own, place_of(rank_, rank_, piece.lane), bytes);
   tell(piece, Word::summed);
-  copy(piece.lane, own, {Spot::In::output, static_cast<size_t>(rank_) * array.part + piece.offset}, bytes);
+  copy(piece, own, {Spot::In::output, static_cast<size_t>(rank_) * array.part + piece.offset}, bytes);
 }
 
 void CopyPlanner::fetch(const CopyArray& array, const Piece& piece) {
   Lane& lane = lanes_[piece.lane];
-  await(piece.lane, Word::summed, piece.number);
+  await(piece, Word::summed, piece.number);
   lane.last_summed = 0;  // also those before
   for (int i = 1; i < num_ranks_; ++i) {
     const int peer = (rank_ + i) % num_ranks_;
-    copy(piece.lane, place_of(peer, peer, piece.lane),
+    copy(piece, place_of(peer, peer, piece.lane),
          {Spot::In::output, static_cast<size_t>(peer) * array.part + piece.offset},
          bytes_of(array, peer, piece.offset));
   }
   tell(piece, Word::fetched);
+  steps_.back().is_last = true;
   lane.last_fetched = piece.number;
 }
 
@@ -118,7 +125,8 @@ std::vector<CopyStep> CopyPlanner::plan(const CopyArray& array) {
   };
   for (size_t offset = 0; offset < array.part; offset += piece_bytes_) {
     if (++number_ == 0) ++number_;  // 0 stands for none
-    const Piece piece{number_ % lanes_.size(), offset, number_};
+    next_lane_ = (next_lane_ + 1) % lanes_.size();
+    const Piece piece{next_lane_, offset, number_};
     if (lanes_.size() == 1) fetch_last();
     sums(array) ? put_and_sum(array, piece) : show(array, piece);
     fetch_last();

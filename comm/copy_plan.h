@@ -39,6 +39,7 @@ struct CopyStep {
 
   Kind kind;
   size_t lane;
+  bool is_last = false;  // of its piece; such a step tells
   /// copy: `bytes` from `from` to `to`. sum: of this rank's, at `from`, and those at `received` and every
   /// `stride` bytes from there, in the order of their ranks; to `to` and, if it is somewhere, to `also_to`.
   Spot from{}, to{}, also_to{}, received{};
@@ -73,9 +74,9 @@ class CopyPlanner {
   bool shows(const CopyArray& array) const { return array.kind != OpKind::reduce_scatter; }
   size_t bytes_of(const CopyArray& array, int rank, size_t offset) const;
   CopyStep::Spot place_of(int owner, int from, size_t lane) const;
-  void copy(size_t lane, CopyStep::Spot from, CopyStep::Spot to, size_t bytes);
+  void copy(const Piece& piece, CopyStep::Spot from, CopyStep::Spot to, size_t bytes);
   void tell(const Piece& piece, CopyStep::Word word);
-  void await(size_t lane, CopyStep::Word word, uint32_t number);
+  void await(const Piece& piece, CopyStep::Word word, uint32_t number);
   void put_and_sum(const CopyArray& array, const Piece& piece);
   void show(const CopyArray& array, const Piece& piece);
   void fetch(const CopyArray& array, const Piece& piece);
@@ -84,6 +85,7 @@ class CopyPlanner {
   const size_t piece_bytes_;
   std::vector<Lane> lanes_;
   uint32_t number_ = 0;
+  size_t next_lane_ = 0;
   std::vector<CopyStep> steps_;  // of the plan that is being made
 };
 

@@ -19,6 +19,9 @@ constexpr microseconds kTracedPeriod{100};        // spans end as exactly as thi
 constexpr microseconds kIssuedPeriod{1000};       // tensors are given back as late as this
 constexpr microseconds kSpin{1000}, kSleep{50};   // of a caller that waits
 constexpr auto kPatience = std::chrono::seconds(1);
+/// Operations of one queue that the device has and has not done. A device takes about a thousand commands of a stream;
+/// then it would hold up the thread that has to notice when a peer is gone.
+constexpr size_t kMaxIssued = 64;
 
 }  // namespace
 
@@ -62,9 +65,9 @@ void DeviceEngine::run_thread() {
 microseconds DeviceEngine::pause() const {
   microseconds period = kIssuedPeriod;
   for (const auto& [key, queue] : queues_) {
-    if (queue.num_issued < queue.operations.size()) return kUnissuedPeriod;
+    if (queue.num_issued < std::min(queue.operations.size(), kMaxIssued)) return kUnissuedPeriod;
     const Tracer* tracer = queue.operations.front()->options.tracer;
-    if (tracer && tracer->recording()) period = kTracedPeriod;
+    if ((tracer && tracer->recording()) || queue.num_issued < queue.operations.size()) period = kTracedPeriod;
   }
   return period;
 }
@@ -86,6 +89,7 @@ void DeviceEngine::drive_until(const std::function<bool()>& over) {
 
 std::optional<std::string> DeviceEngine::failure() const {
   Lock lock(mutex_);
+  if (!failure_ && !link_->has_results()) return "a peer gave up what ran on the device";
   return failure_;
 }
 
@@ -114,11 +118,16 @@ bool DeviceEngine::progress() {
     }
     for (auto it = queues_.begin(); it != queues_.end();) {
       Queue& queue = it->second;
-      if (queue.num_issued < queue.operations.size()) looked_at = queue.operations[queue.num_issued].get();
-      moved |= issue_next(queue);
       looked_at = queue.operations.front().get();
       moved |= take_finished(queue, now);
-      if (!queue.operations.empty()) check_time(*queue.operations.front(), now);
+      if (queue.num_issued < queue.operations.size()) {
+        looked_at = queue.operations[queue.num_issued].get();
+        moved |= issue_next(queue);
+      }
+      if (!queue.operations.empty()) {
+        looked_at = queue.operations.front().get();
+        check_time(*looked_at, now);
+      }
       it = queue.operations.empty() ? queues_.erase(it) : std::next(it);
     }
   } catch (const std::exception& e) {
@@ -132,7 +141,7 @@ bool DeviceEngine::progress() {
 bool DeviceEngine::issue_next(Queue& queue) {
   auto& operations = queue.operations;
   bool moved = false;
-  while (queue.num_issued < operations.size() && operations[queue.num_issued]->issue()) {
+  while (queue.num_issued < std::min(operations.size(), kMaxIssued) && operations[queue.num_issued]->issue()) {
     operations[queue.num_issued++]->stage_.store(DeviceOperation::Stage::issued, std::memory_order_release);
     moved = true;
   }
@@ -145,7 +154,7 @@ bool DeviceEngine::take_finished(Queue& queue, Clock::time_point now) {
   for (; !operations.empty(); operations.pop_front(), moved = true) {
     DeviceOperation& operation = *operations.front();
     if (!operation.begun_at_ && operation.begin_ && operation.begin_->done()) operation.note_begin(now);
-    if (queue.num_issued == 0 || !operation.end_->done()) break;
+    if (queue.num_issued == 0 || !operation.end_->done() || !link_->has_results()) break;
     finish(operation);
     --queue.num_issued;
   }
@@ -172,6 +181,7 @@ void DeviceEngine::finish(DeviceOperation& operation) {
 }
 
 void DeviceEngine::mark_failed(DeviceOperation& operation, Failure failure) {
+  operation.leave();
   operation.failure_ = std::move(failure);
   operation.stage_.store(DeviceOperation::Stage::failed, std::memory_order_release);
 }
@@ -209,14 +219,18 @@ void DeviceEngine::give_up_all(const std::string& reason, const DeviceOperation*
     }
 }
 
-bool DeviceEngine::has_issued() const {
-  return std::ranges::any_of(queues_, [](const auto& entry) { return entry.second.num_issued > 0; });
+/// Whether the device has some of it: an operation may be issued in part.
+bool DeviceEngine::has_begun() const {
+  return std::ranges::any_of(queues_, [](const auto& entry) {
+    const Queue& queue = entry.second;
+    return queue.num_issued > 0 || (!queue.operations.empty() && queue.operations.front()->begin_);
+  });
 }
 
 void DeviceEngine::close() {
   if (std::uncaught_exceptions() == 0) {
     const Clock::time_point deadline = Clock::now() + kPatience;
-    drive_until([&] { return !has_issued() || Clock::now() >= deadline; });
+    drive_until([&] { return !has_begun() || Clock::now() >= deadline; });
   }
   {
     Lock lock(mutex_);

@@ -26,6 +26,8 @@ class DeviceLink {
   virtual void enter_thread() = 0;
   /// Throws when it is broken, so that what is issued will never be done.
   virtual void check() {}
+  /// Whether what is done has its result: not when a peer gave up. Then the host group is about to fail.
+  virtual bool has_results() { return true; }
   /// Ends what is issued, without results.
   virtual void abort() noexcept {}
 };
@@ -69,7 +71,7 @@ class DeviceEngine : public std::enable_shared_from_this<DeviceEngine> {
   void give_up_all(const std::string& reason, const DeviceOperation* culprit = nullptr, Failure of_culprit = {});
   void take_failure(const std::exception& error, const DeviceOperation* culprit);
   Failure given_up(const DeviceOperation& operation, const std::string& reason) const;
-  bool has_issued() const;
+  bool has_begun() const;
 
   Group& host_;
   const int world_rank_;

@@ -5,6 +5,7 @@
 // for each other. Device operations of several groups must be called in one order on all ranks, as those of one group.
 #pragma once
 
+#include "comm/copy_order.h"
 #include "comm/device_engine.h"
 
 namespace trireme {
@@ -12,9 +13,10 @@ namespace trireme {
 struct DeviceGroupOptions {
   int nccl_ctas = 0;    // thread blocks that NCCL takes of the GPU for a communicator; 0: its own choice
   bool staged = false;  // through host memory, whatever there is
-  /// Where NVLink joins all ranks' GPUs, large sums and gathers go by copy engines, for 32 MiB of memory a group.
-  /// They may overlap the group's next operations: what uses a result is called once its stream waits for that.
-  bool copy_engines = false;
+  /// What the device's groups share whose large sums and gathers go by copy engines, where NVLink joins all ranks' GPUs,
+  /// for 32 MiB of memory a group. They may overlap the group's next operations: what uses a result is called once its
+  /// stream waits for that. Null: NCCL does them.
+  std::shared_ptr<comm::CopyOrder> copy_engines{};
 };
 
 /// Whether each of these ranks has a GPU of its own that NCCL can connect. Groups whose ranks overlap should go one way:

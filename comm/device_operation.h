@@ -54,6 +54,8 @@ class DeviceOperation : public Work::State {
   virtual bool issue() = 0;
   /// It was done: what it worked with may go.
   virtual void release();
+  /// It failed: what it has not issued never will be.
+  virtual void leave() noexcept {}
   /// The host group has failed: how, in the words of the operation of that group which this one has under way, if any.
   virtual std::optional<Failure> host_failure() { return std::nullopt; }
   /// Of issue(): it begins now. Or it makes and records begin_, where it begins on the device.

@@ -1,9 +1,10 @@
 // Group: ranks that exchange tensors. The public functions check their arguments, the private do_* of an
 // implementation (comm/direct_group.h, comm/solo_group.h) move the bytes.
 //
-// Collectives of one group are executed in the order of the calls, which must be the same on all of its
-// ranks; operations of different groups, and sends and receives, do not wait for each other. So what must not
-// wait for anything else has a group of its own: group.duplicate("gradients").
+// Collectives of one group are executed in the order of the calls, which must be the same on all of its ranks
+// (those by copy engines may overlap the next: comm/device_group.h); operations of different groups, and sends
+// and receives, do not wait for each other. So what must not wait for anything else has a group of its own:
+// group.duplicate("gradients").
 #pragma once
 
 #include <cstdint>

@@ -16,6 +16,9 @@ void run_world(const GroupOptions& options, const std::function<void(Group& worl
   try {
     body(mpi.world());
     mpi.finalize();
+  } catch (const AlreadyTold&) {  // to be told of it would give up what lets a rank know it itself
+    mpi.leave();
+    throw;
   } catch (const std::exception& e) {
     mpi.fail(e.what());
     mpi.leave();

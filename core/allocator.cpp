@@ -62,7 +62,7 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, MemoryClass memory_cl
   const size_t block_bytes = block_size(bytes);
   void* data = nullptr;
   size_t found_bytes = block_bytes;
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   // A cached block up to an eighth larger will do.
   if (auto it = free_.lower_bound(block_bytes); it != free_.end() && it->first <= block_bytes + block_bytes / 8) {
     found_bytes = it->first;
@@ -71,7 +71,10 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, MemoryClass memory_cl
   } else {
     data = backend_.allocate(block_bytes);
     if (!data && !free_.empty()) {  // what is cached in other sizes may be what is missing
-      release_free_blocks();
+      const Blocks blocks = take_free_blocks();
+      lock.unlock();
+      release(blocks);
+      lock.lock();
       data = backend_.allocate(block_bytes);
     }
     if (!data)
@@ -111,21 +114,29 @@ void Allocator::reset_peak() {
 }
 
 void Allocator::release_cached() {
-  std::lock_guard lock(mutex_);
-  release_free_blocks();
+  std::unique_lock lock(mutex_);
+  const Blocks blocks = take_free_blocks();
+  lock.unlock();
+  release(blocks);
 }
 
-void Allocator::release_free_blocks() {
+/// Those that are no recorded work's. With mutex_ held.
+Allocator::Blocks Allocator::take_free_blocks() {
+  Blocks taken;
   for (auto it = free_.begin(); it != free_.end();) {
-    const auto [bytes, data] = *it;
-    if (recorded_.contains(data)) {
+    if (recorded_.contains(it->second)) {
       ++it;
       continue;
     }
-    backend_.deallocate(data, bytes);
-    stats_.reserved_bytes -= bytes;
-    it = free_.erase(it);
+    stats_.reserved_bytes -= it->first;
+    taken.insert(free_.extract(it++));
   }
+  return taken;
+}
+
+/// Without mutex_: it waits for the device, and that may wait for threads that give memory back.
+void Allocator::release(const Blocks& blocks) {
+  for (const auto& [bytes, data] : blocks) backend_.deallocate(data, bytes);
 }
 
 void Allocator::begin_recording() {

@@ -84,12 +84,14 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
 
  private:
   friend class Storage;
+  using Blocks = std::multimap<size_t, void*>;  // by their bytes
   void give_back(void* data, size_t bytes, size_t block_bytes, MemoryClass memory_class);
-  void release_free_blocks();  // with mutex_ held
+  Blocks take_free_blocks();
+  void release(const Blocks& blocks);
 
   Backend& backend_;
   mutable std::mutex mutex_;
-  std::multimap<size_t, void*> free_;  // block bytes -> block
+  Blocks free_;
   bool recording_ = false;
   std::unordered_set<void*> recorded_;
   size_t recorded_in_use_ = 0;

@@ -10,6 +10,13 @@ namespace trireme {
 
 std::unique_ptr<DeviceProfiler> Backend::make_profiler() { return nullptr; }
 
+void Stream::finish() noexcept {
+  try {
+    synchronize();
+  } catch (const Error&) {
+  }
+}
+
 std::shared_ptr<void> Backend::allocate_host(size_t bytes) {
   return {::operator new(bytes), [](void* data) { ::operator delete(data); }};
 }

@@ -24,6 +24,8 @@ class Stream {
  public:
   virtual ~Stream() = default;
   virtual void synchronize() {}  // waits until all queued work is done
+  /// The same, before what the work uses goes: a device that is lost does none any longer.
+  void finish() noexcept;
 };
 
 /// A point in a stream that the host or another stream can wait for.

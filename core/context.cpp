@@ -20,7 +20,7 @@ Engine::Engine(std::unique_ptr<Backend> backend)
       recorder_(std::make_unique<Recorder>(*backend_, *stream_)),
       allocator_(std::make_shared<Allocator>(*backend_)) {}
 
-Engine::~Engine() { stream_->synchronize(); }
+Engine::~Engine() { stream_->finish(); }
 
 Context Engine::context() const {
   Context ctx;

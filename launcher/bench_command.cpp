@@ -11,6 +11,7 @@
 #include "comm/local/local_world.h"
 #include "comm/staged_group.h"
 #include "comm/world.h"
+#include "launcher/agree.h"
 #include "launcher/bench.h"
 #include "launcher/choose_device.h"
 #include "launcher/commands.h"
@@ -59,7 +60,8 @@ struct Collectives {
 };
 
 Collectives bench_ranks(Context& ctx, Group& world, std::string between, const Options& options) {
-  const auto group = make_device_group(world, *ctx.backend, "bench", {.copy_engines = options.copy_engines});
+  const auto group = make_device_group(world, *ctx.backend, "bench",
+                                       {.copy_engines = options.copy_engines ? std::make_shared<comm::CopyOrder>() : nullptr});
   if (ctx.backend->device().kind == DeviceKind::cuda)
     between += dynamic_cast<const comm::StagedGroup*>(group.get()) ? " with GPUs, through host memory"
                : options.copy_engines                               ? " with GPUs, by copy engines where they can and NCCL"
@@ -84,7 +86,8 @@ Collectives bench_threads(Context& ctx, const Options& options) {
 
 /// All ranks of mpirun measure, as they would all compute in training; rank 0 reports.
 void run_rank(const Options& options, Group& world) {
-  Engine engine(make_backend(options, choose_device(options.device, world)));
+  const Device device_here = choose_device(options.device, world);
+  Engine engine(agree(world, "bench", [&] { return make_backend(options, device_here); }));
   Context ctx = engine.context();
   const int threads = engine.backend().num_threads();
   const std::string device = to_string(engine.backend().device());

@@ -15,6 +15,7 @@
 #include "comm/local_ranks.h"
 #include "core/backend.h"
 #include "core/error.h"
+#include "launcher/agree.h"
 
 namespace trireme {
 namespace {
@@ -63,7 +64,7 @@ Device choose_device(const std::string& wanted, Group& world) {
   std::vector<RankPlace> places(static_cast<size_t>(world.size()));
   const std::span all(reinterpret_cast<int64_t*>(places.data()), places.size() * kFields);
   world.all_gather(wrap_host(std::span<int64_t>(values)), wrap_host(all), "devices").wait();
-  const DeviceChoice choice = plan_device(wanted, places, index);
+  const DeviceChoice choice = agree(world, "devices chosen", [&] { return plan_device(wanted, places, index); });
   if (world.rank() == 0 && !choice.note.empty()) fmt::print("{}\n", choice.note);
   return choice.device;
 }

@@ -95,7 +95,7 @@ void describe(V& v, SyncConfig& c) {
           within(0, 64));
   v.field("copy_engines", c.copy_engines,
           "GPUs' copy engines move gradients, and what tensor ranks exchange, where NVLink joins all of a group: they take "
-          "nothing from the kernels that compute; `off`: NCCL does",
+          "less from the kernels that compute; `off`: NCCL does",
           one_of({"auto", "off"}));
 }
 
@@ -105,7 +105,7 @@ void describe(V& v, PrecisionConfig& c) {
           one_of({"f32", "tf32", "bf16", "f16"}));
   v.field("reduce", c.reduce, "type in which ranks exchange gradients; `compute`: half the bytes with bf16 and f16, and their "
           "rounding", one_of({"f32", "compute"}));
-  v.field("master", c.master, "keep f32 copies of bf16 and f16 weights; `false`, for bf16 with adamw, sgd or lion: none, and updates "
+  v.field("master", c.master, "keep f32 masters of bf16 and f16 weights; `false`, for bf16 with adamw, sgd or lion: none, and updates "
           "are rounded at random, up or down", any());
   v.field("loss_scale", c.loss_scale,
           "factor of the gradients until the update: `auto` (dynamic with f16), `none`, `dynamic`, or a number", any());

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/world.h"
+#include "launcher/agree.h"
 #include "launcher/commands.h"
 #include "launcher/data_info.h"
 #include "launcher/evaluator.h"
@@ -51,19 +52,23 @@ void check_same_tokenizer(const std::string& data, const std::string& data_token
 }
 
 void eval(const EvalOptions& options, Group& world) {
-  LoadedModel loaded = load_model(options.checkpoint, options.device, options.layout, ModelUse::evaluation, options.sequence, world);
+  LoadedModel loaded = load_model(options.checkpoint, options.device, options.layout, InferenceUse::evaluation, options.sequence, world);
   const ModelConfig& model = loaded.config();
   const int64_t sequence = options.sequence > 0 ? options.sequence : model.context;
-  const DataInfo info = read_glob_info(options.data);
-  check_same_tokenizer(options.data, info.tokenizer, tokenizer_of(loaded.checkpoint));
+  DataInfo info;
   const DataSource source{options.data, 1.0};
-  const std::vector<WeightedDataset> data = open_datasets(std::span(&source, 1));
+  const std::vector<WeightedDataset> data = agree(world, "data opened", [&] {
+    info = read_glob_info(options.data);
+    check_same_tokenizer(options.data, info.tokenizer, tokenizer_of(loaded.checkpoint));
+    return open_datasets(std::span(&source, 1));
+  });
   // Rows that no sample fills would cost memory and time for nothing.
   const int64_t micro = std::clamp<int64_t>(data.front().dataset->num_samples(sequence), 1, options.micro);
   const BatchGeometry geometry{micro, micro, sequence, model.true_vocab, loaded.mesh->coord(Axis::data),
                                loaded.mesh->shape().size(Axis::data)};
-  Evaluator evaluator(data, geometry, options.batches, info.token_bytes);
-  const Evaluation result = evaluator.run(loaded.context(), *loaded.model, world);
+  const auto evaluator = agree(
+      world, "data read", [&] { return std::make_unique<Evaluator>(data, geometry, options.batches, info.token_bytes); });
+  const Evaluation result = evaluator->run(loaded.context(), *loaded.model, world);
   if (world.rank() != 0) return;
   options.json ? print_json(loaded.checkpoint, result) : print_text(result);
 }
@@ -82,8 +87,6 @@ void add_eval_command(CLI::App& app) {
       ->check(at_least_option(0));
   add_device_options(*command, options->device);
   add_layout_options(*command, options->layout);
-  command->add_option("--context", options->layout.context, "Ranks that share the tokens of each sample")
-      ->check(at_least_option(1))->capture_default_str();
   command->add_flag("--json", options->json, "Prints one JSON object");
   command->footer("Example:\n  trireme eval runs/char --data 'data/kjv/valid*.bin' --json\n"
                   "  mpirun -n 4 trireme eval runs/gpt2 --data 'data/valid*.bin' --tensor 2 --pipeline 2");

@@ -6,6 +6,7 @@
 
 #include "comm/world.h"
 #include "core/data/tokenizer.h"
+#include "launcher/agree.h"
 #include "launcher/commands.h"
 #include "launcher/loaded_model.h"
 #include "launcher/option_check.h"
@@ -23,17 +24,25 @@ struct GenerateOptions {
   SamplingConfig sampling;
 };
 
-void generate_text(GenerateOptions options, Group& world) {
-  check_sampling(options.sampling);
-  LoadedModel loaded = load_model(options.checkpoint, options.device, options.layout, ModelUse::generation, 0, world);
-  if (options.tokenizer.empty()) options.tokenizer = tokenizer_of(loaded.checkpoint);
-  if (options.tokenizer.empty())
+/// The one that is wanted, or the checkpoint's.
+std::shared_ptr<const Tokenizer> choose_tokenizer(std::string wanted, const LoadedModel& loaded) {
+  if (wanted.empty()) wanted = tokenizer_of(loaded.checkpoint);
+  if (wanted.empty())
     throw ConfigError(loaded.checkpoint.string() +
                       ": the checkpoint does not tell its tokenizer; give one with --tokenizer (bytes, or a .model file)");
-  const auto tokenizer = make_tokenizer(options.tokenizer);
+  auto tokenizer = make_tokenizer(wanted);
   if (tokenizer->vocab_size() > loaded.config().vocab)
-    throw ConfigError(fmt::format("--tokenizer {}: has {} tokens, the model knows {}; give the one it was trained with",
-                                  options.tokenizer, tokenizer->vocab_size(), loaded.config().vocab));
+    throw ConfigError(fmt::format("--tokenizer {}: has {} tokens, the model knows {}; give the one it was trained with", wanted,
+                                  tokenizer->vocab_size(), loaded.config().vocab));
+  return tokenizer;
+}
+
+void generate_text(GenerateOptions options, Group& world) {
+  agree(world, "sampling checked", [&] { check_sampling(options.sampling); });
+  LoadedModel loaded = load_model(options.checkpoint, options.device, options.layout, InferenceUse::generation, 0, world);
+  const auto tokenizer = agree(world, "tokenizer read", [&] { return choose_tokenizer(options.tokenizer, loaded); });
+  const std::vector<int32_t> prompt = tokenizer->encode(options.prompt);
+  agree(world, "prompt read", [&] { check_prompt(prompt); });
   options.sampling.stop = tokenizer->end_of_text();
   options.sampling.vocab = tokenizer->vocab_size();
   Context ctx = loaded.context();
@@ -46,7 +55,7 @@ void generate_text(GenerateOptions options, Group& world) {
     std::fflush(stdout);
   };
   if (prints) std::fwrite(options.prompt.data(), 1, options.prompt.size(), stdout);
-  generate(ctx, *loaded.model, tokenizer->encode(options.prompt), options.sampling, print);
+  generate(ctx, *loaded.model, prompt, options.sampling, print);
   if (prints) std::fputc('\n', stdout);
 }
 

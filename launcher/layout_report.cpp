@@ -8,6 +8,7 @@
 
 #include "comm/host_tensor.h"
 #include "comm/local_ranks.h"
+#include "launcher/agree.h"
 #include "launcher/memory_check.h"
 
 namespace trireme {
@@ -41,10 +42,17 @@ std::vector<RankHome> gather_homes(Group& world, Device device) {
   return homes;
 }
 
-void refuse_too_large(const RunPlan& plan, const Backend& backend, Group& world) {
+double memory_of_rank(const Backend& backend, Group& world) {
   const bool shared = backend.device().kind == DeviceKind::cpu;  // by the ranks of this machine
   const int sharers = shared ? find_local_ranks(world).size : 1;
-  if (const size_t bytes = backend.memory_bytes()) check_memory(plan, static_cast<double>(bytes) / sharers);
+  return static_cast<double>(backend.memory_bytes()) / sharers;
+}
+
+void refuse_too_large(const RunPlan& plan, const Backend& backend, Group& world) {
+  const double bytes = memory_of_rank(backend, world);
+  agree(world, "memory compared", [&] {
+    if (bytes > 0) check_memory(plan, bytes);
+  });
 }
 
 }  // namespace trireme

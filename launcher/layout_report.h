@@ -14,4 +14,8 @@ std::vector<RankHome> gather_homes(Group& world, Device device);
 /// ConfigError when this rank would need more memory than it has of the device's. Collective over `world`.
 void refuse_too_large(const RunPlan& plan, const Backend& backend, Group& world);
 
+/// Bytes of the backend's memory that this rank may have: a share of them where ranks of a machine share it; 0: not known.
+/// Collective.
+double memory_of_rank(const Backend& backend, Group& world);
+
 }  // namespace trireme

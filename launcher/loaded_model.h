@@ -20,9 +20,9 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 struct LayoutOptions {
   int64_t tensor = 1;
   int64_t pipeline = 1;
-  int64_t context = 1;  // not for generation
+  int64_t context = 1;
 };
-/// --tensor and --pipeline of a command that mpirun or srun may start; --context is the command's own.
+/// --tensor, --pipeline and --context of a command that mpirun or srun may start.
 void add_layout_options(CLI::App& command, LayoutOptions& options);
 
 struct LoadedModel {
@@ -36,10 +36,13 @@ struct LoadedModel {
   const ModelConfig& config() const { return model->model().config(); }
 };
 
+enum class InferenceUse : uint8_t { evaluation, generation };
+
 /// Builds the model that the checkpoint describes, divided over `world`, and reads its weights, in f32, for samples of
-/// `sequence` tokens; 0: the model's context. Collective.
+/// `sequence` tokens; 0: the model's context. ConfigError when it can't be divided so, or a rank has too little memory.
+/// Collective.
 LoadedModel load_model(const std::filesystem::path& path, const DeviceOptions& device, const LayoutOptions& layout,
-                       ModelUse use, int64_t sequence, Group& world);
+                       InferenceUse use, int64_t sequence, Group& world);
 
 /// The tokenizer that a checkpoint's model was trained with: "bytes", or the path of a model file that exists.
 /// "" when the checkpoint does not tell.

@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "launcher/agree.h"
 #include "launcher/commands.h"
 #include "launcher/crash_report.h"
 
@@ -49,7 +50,7 @@ void check_command(const CLI::App& app, const std::string& name) {
 }
 
 int report(int status, const std::string& message) {
-  fmt::print(stderr, "trireme: error: {}\n", message);
+  trireme::tell_error(message);
   return status;
 }
 
@@ -72,6 +73,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
     return report(kWrongUse, fmt::format("{}; see `trireme --help`", e.what()));
+  } catch (const trireme::AlreadyTold&) {
+    return kWrongUse;
   } catch (const trireme::ConfigError& e) {
     return report(kWrongUse, e.what());
   } catch (const std::bad_alloc&) {

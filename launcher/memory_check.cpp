@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <functional>
 #include <optional>
 
@@ -81,6 +82,16 @@ void check_memory(const RunPlan& plan, double available_bytes) {
       ways.empty() ? "no change of batch.micro, model.recompute, parallel.sequence, parallel.tensor or parallel.pipeline "
                      "alone makes it fit: combine them, take a smaller model, or more or larger machines"
                    : fmt::format("any of these fits: {}", fmt::join(ways, "; "))));
+}
+
+void check_inference_memory(const ModelConfig& model, const ParallelPlan& plan, bool generates, double available_bytes) {
+  double most = 0.0;
+  for (int64_t rank = 0; rank < plan.mesh.size(Axis::pipeline); ++rank)
+    most = std::max(most, estimate_inference_memory(model, plan, generates, rank));
+  if (available_bytes == 0.0 || most <= available_bytes) return;
+  throw ConfigError(fmt::format("a rank needs about {} GiB for {} and has {}; divide the model over more ranks (mpirun -n) with "
+                                "--tensor or --pipeline",
+                                in_gib(most), generates ? "weights, keys and values" : "weights", in_gib(available_bytes)));
 }
 
 }  // namespace trireme

@@ -9,4 +9,8 @@ namespace trireme {
 /// changes with which all fit, or says that there are none. Pure: all ranks come to the same conclusion.
 void check_memory(const RunPlan& plan, double available_bytes);
 
+/// ConfigError when some rank of a model that is only used needs more than that for its weights, and where it `generates`,
+/// for keys and values; 0: not known.
+void check_inference_memory(const ModelConfig& model, const ParallelPlan& plan, bool generates, double available_bytes);
+
 }  // namespace trireme

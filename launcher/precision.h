@@ -13,7 +13,7 @@ namespace trireme {
 struct PrecisionConfig {
   std::string compute = "f32";      // f32 | tf32 | bf16 | f16
   std::string reduce = "f32";       // f32 | compute
-  bool master = true;               // the optimizer keeps f32 copies of bf16 and f16 weights
+  bool master = true;               // the optimizer keeps f32 masters of bf16 and f16 weights
   std::string loss_scale = "auto";  // auto | none | dynamic | a fixed factor
   double initial_scale = 65536.0;   // of a dynamic scale
   double growth_factor = 2.0;

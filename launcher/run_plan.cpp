@@ -11,10 +11,12 @@
 namespace trireme {
 namespace {
 
-int64_t optimizer_values(const Config& config) {
-  const bool master = config.precision.master && compute_dtype(config.precision) != DType::f32;
-  const int64_t moments = config.optim.kind == "adamw" ? 2 : config.optim.kind == "adafactor" ? 0 : 1;
-  return moments + (master ? 1 : 0);
+/// Of a parameter. What is element-wise keeps masters of bf16 in two halves, of which the weights are one.
+int64_t optimizer_bytes(const Config& config) {
+  const DType dtype = compute_dtype(config.precision);
+  const bool is_flat = config.optim.kind != "adafactor", master = config.precision.master && dtype != DType::f32;
+  const int64_t moments = config.optim.kind == "adamw" ? 2 : is_flat ? 1 : 0;
+  return 4 * moments + (!master ? 0 : is_flat && dtype == DType::bf16 ? 2 : 4);
 }
 
 /// "embedding, blocks 0-5" of stage `stage`.
@@ -91,7 +93,7 @@ MemoryNeeds memory_needs(const RunPlan& plan, int64_t pipeline_rank) {
   const DType reduce_type = reduce_dtype(plan.config.precision);
   const bool rounds = reduce_type != DType::f32 && plan.layout.mesh.ranks() > 1;
   const MemorySettings settings{static_cast<int64_t>(size_of(compute_dtype(plan.config.precision))),
-                                optimizer_values(plan.config),
+                                optimizer_bytes(plan.config),
                                 rounds ? static_cast<int64_t>(size_of(reduce_type)) : 0};
   return estimate_memory(plan.config.model, plan.layout, plan.config.parallel.sequence, plan.batch, settings,
                          pipeline_rank);

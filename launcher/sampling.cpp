@@ -22,11 +22,6 @@ std::vector<int32_t> rank_tokens(std::span<const float> logits, int64_t top_k) {
   return order;
 }
 
-Tensor feed(Context& ctx, ParallelModel& model, std::span<const int32_t> tokens, GenerationCache& cache) {
-  const Tensor input = ctx.from_host<int32_t>(tokens, {1, static_cast<int64_t>(tokens.size())});
-  return model.next_logits(ctx, input, cache);
-}
-
 std::vector<float> to_host(Context& ctx, const Tensor& logits, int64_t count) {
   std::vector<float> host(static_cast<size_t>(count));
   ctx.backend->copy(host.data(), logits.raw(), host.size() * sizeof(float), *ctx.stream);
@@ -41,6 +36,10 @@ void check_sampling(const SamplingConfig& c) {
   if (!(c.temperature >= 0.0)) throw ConfigError(fmt::format("--temperature {} must be 0 or more", c.temperature));
   if (c.top_k < 0) throw ConfigError(fmt::format("--top-k {} must be 0 (all) or more", c.top_k));
   if (!(c.top_p > 0.0 && c.top_p <= 1.0)) throw ConfigError(fmt::format("--top-p {} must lie in (0, 1]", c.top_p));
+}
+
+void check_prompt(std::span<const int32_t> prompt) {
+  if (prompt.empty()) throw ConfigError("generate: the prompt has no tokens; give at least one");
 }
 
 int32_t draw_token(std::span<const float> logits, const SamplingConfig& config, float uniform) {
@@ -64,7 +63,7 @@ int32_t draw_token(std::span<const float> logits, const SamplingConfig& config, 
 std::vector<int32_t> generate(Context& ctx, ParallelModel& model, std::span<const int32_t> prompt, const SamplingConfig& config,
                               const std::function<void(int32_t)>& on_token) {
   check_sampling(config);
-  if (prompt.empty()) throw ConfigError("generate: the prompt has no tokens; give at least one");
+  check_prompt(prompt);
   const int64_t context = model.model().config().context, true_vocab = model.model().config().true_vocab;
   const int64_t vocab = config.vocab > 0 ? std::min(config.vocab, true_vocab) : true_vocab;
   std::vector<int32_t> text(prompt.begin(), prompt.end());
@@ -72,15 +71,13 @@ std::vector<int32_t> generate(Context& ctx, ParallelModel& model, std::span<cons
   if (static_cast<int64_t>(text.size()) > context) fresh = fresh.last(static_cast<size_t>(context));
   const RandomStream random = make_stream(config.seed, hash_name("generate"));
   GenerationCache cache = model.model().make_cache(ctx, 1);
-  int64_t held = 0;  // tokens in the cache
   for (int64_t i = 0; i < config.tokens; ++i) {
-    if (held + static_cast<int64_t>(fresh.size()) > context) {
+    if (cache.length + static_cast<int64_t>(fresh.size()) > context) {
+      cache = {};  // its memory first
       cache = model.model().make_cache(ctx, 1);
-      held = 0;
       fresh = std::span<const int32_t>(text).last(static_cast<size_t>(std::max<int64_t>(1, context / 2)));
     }
-    const Tensor logits = feed(ctx, model, fresh, cache);
-    held += static_cast<int64_t>(fresh.size());
+    const Tensor logits = model.next_logits(ctx, fresh, 1, cache);
     const float uniform = to_uniform(random.block(static_cast<uint64_t>(i))[0]);
     const std::vector<float> scores = to_host(ctx, logits, vocab);
     model.check_peers();

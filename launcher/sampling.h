@@ -22,6 +22,8 @@ struct SamplingConfig {
 
 /// Throws ConfigError when a value lies outside its range.
 void check_sampling(const SamplingConfig& config);
+/// Throws ConfigError when it has no tokens.
+void check_prompt(std::span<const int32_t> prompt);
 
 /// Draws a token from `logits` with `uniform` in [0, 1): a pure function. Ties go to the lower token.
 int32_t draw_token(std::span<const float> logits, const SamplingConfig& config, float uniform);

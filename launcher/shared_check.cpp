@@ -8,6 +8,7 @@
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/checksum.h"
 #include "core/files.h"
+#include "launcher/agree.h"
 
 namespace trireme {
 namespace {
@@ -27,15 +28,6 @@ std::string checksum_of_manifest(const fs::path& checkpoint) {
 }
 
 }  // namespace
-
-std::string share_text(std::string text, int root, Group& group, const std::string& label) {
-  std::array<int64_t, 1> length{static_cast<int64_t>(text.size())};
-  group.broadcast(wrap_host(std::span<int64_t>(length)), root, label).wait();
-  text.resize(static_cast<size_t>(length[0]));
-  const std::span<uint8_t> bytes(reinterpret_cast<uint8_t*>(text.data()), text.size());
-  if (!text.empty()) group.broadcast(wrap_host(bytes), root, label).wait();
-  return text;
-}
 
 /// The lowest rank that has a problem; the number of ranks when none has. Collective.
 int SharedCheck::first_with(const std::string& problem) {

@@ -29,7 +29,4 @@ class SharedCheck {
   Group& world_;
 };
 
-/// Rank `root`'s text on all ranks. Collective.
-std::string share_text(std::string text, int root, Group& group, const std::string& label);
-
 }  // namespace trireme

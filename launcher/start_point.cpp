@@ -6,6 +6,7 @@
 #include <string>
 
 #include "comm/scoped_timeout.h"
+#include "launcher/agree.h"
 #include "launcher/shared_check.h"
 #include "models/model_json.h"
 
@@ -33,8 +34,8 @@ fs::path choose_resume_point(const Config& config, const CheckpointCheck& check)
 StartPoint choose_start(const Config& config, Group& world) {
   const ScopedTimeout patience(world, config.checkpoint.timeout_s * 1000);
   SharedCheck shared(world);
-  std::string resume, init_from;
-  if (world.rank() == 0) {
+  std::string resume, init_from, problem;
+  const auto choose = [&] {
     const CheckpointCheck check = [&](const fs::path& checkpoint) { return shared.problem_of(checkpoint); };
     resume = choose_resume_point(config, check).string();
     if (resume.empty() && !config.checkpoint.init_from.empty())
@@ -43,12 +44,20 @@ StartPoint choose_start(const Config& config, Group& world) {
     set_aside_newer(config.run.out, step, log);
     if (step >= config.run.steps)
       log(fmt::format("nothing is left to train: {} is at step {} of {}; raise run.steps to go on", resume, step, config.run.steps));
+  };
+  const char* label = "the checkpoint to start from";
+  if (world.rank() == 0) {
+    try {
+      choose();
+    } catch (const ConfigError& error) {
+      problem = error.what();
+    }
     shared.end();
   } else {
     shared.serve();
   }
+  refuse_together(problem, world, label);
   StartPoint start;
-  const char* label = "the checkpoint to start from";
   if (const std::string path = share_text(resume, 0, world, label); !path.empty()) start.resume = path;
   if (const std::string path = share_text(init_from, 0, world, label); !path.empty()) start.init_from = path;
   return start;

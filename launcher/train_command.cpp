@@ -1,8 +1,11 @@
 // `trireme train`: one process, or one rank of mpirun or srun.
 #include <CLI/CLI.hpp>
+#include <exception>
 #include <memory>
+#include <optional>
 
 #include "comm/world.h"
+#include "launcher/agree.h"
 #include "launcher/commands.h"
 #include "launcher/trainer.h"
 
@@ -14,13 +17,24 @@ struct TrainOptions {
   std::vector<std::string> overrides;
 };
 
-void train(const TrainOptions& options) {
+void run(const TrainOptions& options) {
   SignalRequests signals;  // before all that takes time, so that a signal during it counts
-  const Config config = load_config(options.config, options.overrides);
+  std::optional<Config> config;
+  std::exception_ptr wrong;  // thrown once the ranks can agree on it
   GroupOptions group;
-  group.timeout_ms = config.run.timeout_s * 1000;
-  run_world(
-      group, [&](Group& world) { Trainer(config, world, &signals).run(); }, [&] { return signals.stop_requested(); });
+  try {
+    config = load_config(options.config, options.overrides);
+    group.timeout_ms = config->run.timeout_s * 1000;
+  } catch (const ConfigError&) {
+    wrong = std::current_exception();
+  }
+  const auto train = [&](Group& world) {
+    agree(world, "experiment read", [&] {
+      if (wrong) std::rethrow_exception(wrong);
+    });
+    Trainer(*config, world, &signals).run();
+  };
+  run_world(group, train, [&] { return signals.stop_requested(); });
 }
 
 }  // namespace
@@ -35,7 +49,7 @@ void add_train_command(CLI::App& app) {
   command->footer(
       "Alone it is one process; started by mpirun or srun, one rank (`trireme launch` does that for this machine).\n"
       "Example:\n  trireme train configs/char.yaml --set run.steps=200 --set optim.lr=1e-3");
-  command->callback([options] { train(*options); });
+  command->callback([options] { run(*options); });
 }
 
 }  // namespace trireme

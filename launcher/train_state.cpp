@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "core/ops/elementwise.h"
+#include "optim/split_master.h"
 
 namespace trireme {
 namespace {
@@ -23,6 +25,16 @@ Tensor on_host(Context& ctx, const Tensor& t, std::vector<std::byte>& copy) {
 std::string state_name(const std::string& slot, const Parameter& parameter) {
   return "optim." + slot + "." + parameter.name;
 }
+
+/// Of a shard; undefined where there is none.
+Tensor master_of(const OptimizerState& optimizer, size_t shard) {
+  for (const auto& flat : optimizer.flat)
+    if (flat.slot == "master" && flat.shard == shard) return flat.values;
+  return {};
+}
+
+/// Whether it is the half of masters that the data lacks.
+bool is_split(const Tensor& master) { return master.defined() && master.dtype() == DType::u16; }
 
 /// Calls visit(parameter, slice of the global parameter, where its elements begin in the shard) for what the elements
 /// [begin, end) of `shard` are.
@@ -45,6 +57,34 @@ void read_into(CheckpointReader& reader, Context& ctx, const std::string& name, 
   ctx.stream->synchronize();
 }
 
+/// The masters whose halves these are, [n] in host memory.
+Tensor joined_on_host(Context& ctx, const Tensor& data, const Tensor& rest, std::vector<std::byte>& copy) {
+  std::vector<std::byte> data_copy, rest_copy;
+  const auto high = on_host(ctx, data, data_copy).span<bf16>();
+  const auto low = on_host(ctx, rest, rest_copy).span<uint16_t>();
+  copy.resize(high.size() * sizeof(float));
+  const Tensor masters(std::make_shared<Storage>(nullptr, copy.data(), copy.size()), 0, data.shape(), DType::f32, Device{});
+  for (size_t i = 0; i < high.size(); ++i)
+    masters.span<float>()[i] = std::bit_cast<float>(join_master(high[i].bits, low[i]));
+  return masters;
+}
+
+/// Reads masters into their halves in device memory.
+void read_halves(CheckpointReader& reader, Context& ctx, const std::string& name, const Slice& slice, const Tensor& data,
+                 const Tensor& rest) {
+  std::vector<float> masters(static_cast<size_t>(data.numel()));
+  reader.read<float>(name, slice, masters);
+  std::vector<uint16_t> high(masters.size()), low(masters.size());
+  for (size_t i = 0; i < masters.size(); ++i) {
+    const uint32_t bits = settle_master(std::bit_cast<uint32_t>(masters[i]));
+    high[i] = round_master(bits);
+    low[i] = rest_of_master(bits, high[i]);
+  }
+  ctx.backend->copy(data.raw(), high.data(), data.bytes(), *ctx.stream);
+  ctx.backend->copy(rest.raw(), low.data(), rest.bytes(), *ctx.stream);
+  ctx.stream->synchronize();
+}
+
 /// Reads optimizer state by its name in the checkpoint.
 void read_state(CheckpointReader& reader, Context& ctx, const std::string& name, const Slice& slice, const Tensor& to) {
   if (!reader.has(name))
@@ -59,25 +99,31 @@ void read_state(CheckpointReader& reader, Context& ctx, const std::string& name,
 void save_state(CheckpointWriter& writer, Context& ctx, std::span<const Shard> shards, const OptimizerState& optimizer,
                 WriteShare share) {
   std::vector<std::byte> copy;
-  const auto add_flat = [&](const Shard& shard, const Tensor& values, auto&& name_of_parameter) {
-    const int64_t n = values.numel();
+  // `part_of(first, count)` gives elements of the shard in host memory.
+  const auto add_flat = [&](const Shard& shard, auto&& name_of_parameter, auto&& part_of) {
+    const int64_t n = shard.data.numel();
     const int64_t begin = share.replicated ? n * share.index / share.count : 0;
     const int64_t end = share.replicated ? n * (share.index + 1) / share.count : n;
     for_each_slice(shard, begin, end, [&](const Parameter& p, const PlacedSlice& placed, int64_t first) {
-      if (!placed.primary) return;
-      const Tensor part = values.flat_view(first, {placed.slice.numel()});
-      writer.add(name_of_parameter(p), placed.slice, on_host(ctx, part, copy));
+      if (placed.primary) writer.add(name_of_parameter(p), placed.slice, part_of(first, placed.slice.numel()));
     });
   };
-  std::vector<Tensor> weights;
-  for (const Shard& shard : shards) weights.push_back(shard.data);
-  for (const auto& flat : optimizer.flat)
-    if (flat.slot == "master") weights[flat.shard] = flat.values;
-  for (size_t i = 0; i < shards.size(); ++i)
-    add_flat(shards[i], weights[i], [](const Parameter& p) { return p.name; });
+  const auto parts_of = [&](const Tensor& values) {
+    return [&ctx, &copy, values](int64_t first, int64_t count) { return on_host(ctx, values.flat_view(first, {count}), copy); };
+  };
+  const auto own_name = [](const Parameter& p) { return p.name; };
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const Tensor &data = shards[i].data, master = master_of(optimizer, i);
+    if (is_split(master))
+      add_flat(shards[i], own_name, [&](int64_t first, int64_t count) {
+        return joined_on_host(ctx, data.flat_view(first, {count}), master.flat_view(first, {count}), copy);
+      });
+    else
+      add_flat(shards[i], own_name, parts_of(master.defined() ? master : data));
+  }
   for (const auto& flat : optimizer.flat)
     if (flat.slot != "master")
-      add_flat(shards[flat.shard], flat.values, [&](const Parameter& p) { return state_name(flat.slot, p); });
+      add_flat(shards[flat.shard], [&](const Parameter& p) { return state_name(flat.slot, p); }, parts_of(flat.values));
   if (share.index == 0)
     for (const auto& whole : optimizer.whole)
       if (whole.parameter->placement.primary)
@@ -102,8 +148,13 @@ void load_state(CheckpointReader& reader, Context& ctx, std::span<const Shard> s
   for (const auto& flat : optimizer.flat) {
     const Shard& shard = shards[flat.shard];
     for_each_slice(shard, 0, flat.values.numel(), [&](const Parameter& p, const PlacedSlice& placed, int64_t first) {
-      const std::string name = flat.slot == "master" ? p.name : state_name(flat.slot, p);
-      read_state(reader, ctx, name, placed.slice, flat.values.flat_view(first, {placed.slice.numel()}));
+      const auto part = [&](const Tensor& all) { return all.flat_view(first, {placed.slice.numel()}); };
+      if (flat.slot != "master")
+        read_state(reader, ctx, state_name(flat.slot, p), placed.slice, part(flat.values));
+      else if (is_split(flat.values))
+        read_halves(reader, ctx, p.name, placed.slice, part(shard.data), part(flat.values));
+      else
+        read_into(reader, ctx, p.name, placed.slice, part(flat.values));
     });
   }
   for (const auto& whole : optimizer.whole)

@@ -28,8 +28,8 @@ TrainStep::TrainStep(const Context& ctx, const TrainStepParts& parts, const Batc
 }
 
 TrainStep::~TrainStep() {
+  if (in_flight() > 0 || recording_) ctx_.stream->finish();  // steps in flight write to their slots
   if (!recording_) return;
-  ctx_.stream->synchronize();
   recording_.reset();
   ctx_.allocator->forget_recording();
 }
@@ -68,7 +68,7 @@ void TrainStep::run_micro_batches() {
   parts_.model.train(ctx, [this](int64_t i) { return micro_batch(i); }, stats_.flat_view(loss, {1}), &parts_.reducer);
 }
 
-/// The last gradients may still be under way while those before them are counted.
+/// Adds what this rank counts of the gradients, as soon as they are summed: the last ones may still be under way meanwhile.
 void TrainStep::sum_gradient_squares(Tensor& norms) {
   Reducer& reducer = parts_.reducer;
   const std::span<const Shard> counted = reducer.counted();
@@ -147,6 +147,7 @@ StepResult TrainStep::collect() {
   const Slot& slot = slots_[static_cast<size_t>(collected_++) % kMaxInFlight];
   slot.done->synchronize();
   // A device that gave a collective up goes on with what it has: those numbers are no result.
+  parts_.model.check_peers();
   if (const auto failure = parts_.stats.failure()) throw CommError(*failure);
   const auto* host = static_cast<const float*>(slot.host.get());
   StepResult result;

@@ -8,12 +8,13 @@
 
 #include "comm/scoped_timeout.h"
 #include "core/data/batch_plan.h"
-#include "launcher/choose_device.h"
 #include "core/text.h"
+#include "launcher/agree.h"
+#include "launcher/choose_device.h"
 #include "launcher/layout_report.h"
 #include "launcher/peak.h"
 #include "launcher/profile_report.h"
-#include "launcher/start_point.h"
+#include "launcher/same_run.h"
 #include "models/model_json.h"
 #include "models/presets.h"
 #include "optim/kernels.h"
@@ -25,7 +26,7 @@ namespace {
 
 std::unique_ptr<Backend> make_backend(const Config& config, Group& world) {
   const Device device = choose_device(config.run.device, world);
-  check_precision(config.precision, device);
+  agree(world, "precision checked", [&] { check_precision(config.precision, device); });
   const CudaOptions cuda{.index = device.index, .tf32 = config.precision.compute == "tf32", .deterministic = config.run.deterministic};
   auto backend = device.kind == DeviceKind::cuda ? make_cuda_backend(cuda) : make_cpu_backend(static_cast<int>(config.run.threads));
   register_optimizer_kernels(*backend);
@@ -44,11 +45,17 @@ Group& with_options(Group& world, const RunConfig& run, Tracer* tracer) {
   return world;
 }
 
+/// Sizes that can't work are refused before a device or another rank is asked for anything.
+RunPlan plan_together(Config config, Group& world) {
+  RunPlan plan = agree(world, "run planned", [&] { return plan_run(std::move(config), world.size()); });
+  check_same_run(plan, world);
+  return plan;
+}
+
 }  // namespace
 
-// Sizes that can't work are refused before a device or another rank is asked for anything.
 Trainer::Trainer(Config config, Group& world, SignalRequests* signals)
-    : Trainer(plan_run(std::move(config), world.size()), world, signals) {}
+    : Trainer(plan_together(std::move(config), world), world, signals) {}
 
 Trainer::Trainer(RunPlan plan, Group& world, SignalRequests* signals)
     : config_(plan.config),
@@ -58,7 +65,8 @@ Trainer::Trainer(RunPlan plan, Group& world, SignalRequests* signals)
       engine_(make_backend(config_, world)),
       ctx_(engine_.context()),
       mesh_(config_.parallel, with_options(world, config_.run, tracer_.get()), engine_.backend(),
-            {.nccl_ctas = static_cast<int>(config_.sync.nccl_ctas), .copy_engines = config_.sync.copy_engines == "auto"}),
+            {.nccl_ctas = static_cast<int>(config_.sync.nccl_ctas),
+             .copy_engines = config_.sync.copy_engines == "auto" ? std::make_shared<comm::CopyOrder>() : nullptr}),
       stats_group_(mesh_.make_group(0, "step statistics")) {
   ctx_.tracer = tracer_.get();
   profiler_ = engine_.backend().make_profiler();
@@ -83,12 +91,14 @@ void Trainer::open_data(RunPlan plan) {
   plan_ = std::move(plan.layout);
   geometry_ = {config_.batch.global,     config_.batch.micro,     config_.batch.sequence,
                config_.model.true_vocab, mesh_.coord(Axis::data), mesh_.shape().size(Axis::data)};
-  train_data_ = open_datasets(config_.data.train);
-  valid_data_ = open_datasets(config_.data.valid);
-  // As many samples as eval_batches global batches hold, so that every layout looks at the same ones.
-  if (!valid_data_.empty())
-    evaluator_ = std::make_unique<Evaluator>(valid_data_, geometry_, config_.run.eval_batches * micro_batches_,
-                                             plan.data.token_bytes);
+  agree(world_, "data opened", [&] {
+    train_data_ = open_datasets(config_.data.train);
+    valid_data_ = open_datasets(config_.data.valid);
+    // As many samples as eval_batches global batches hold, so that every layout looks at the same ones.
+    if (!valid_data_.empty())
+      evaluator_ = std::make_unique<Evaluator>(valid_data_, geometry_, config_.run.eval_batches * micro_batches_,
+                                               plan.data.token_bytes);
+  });
 }
 
 void Trainer::build_model() {
@@ -103,8 +113,10 @@ void Trainer::build_model() {
   ctx_.hooks = reducer_.get();
   std::optional<StochasticRounding> rounding;
   if (!config_.precision.master) rounding = {static_cast<uint64_t>(config_.run.seed)};
-  optimizer_ = make_optimizer(config_.optim, rounding);
-  guard_ = std::make_unique<UpdateGuard>(ctx_, config_.optim, loss_scale_settings(config_.precision));
+  agree(world_, "optimizer made", [&] {
+    optimizer_ = make_optimizer(config_.optim, rounding);
+    guard_ = std::make_unique<UpdateGuard>(ctx_, config_.optim, loss_scale_settings(config_.precision));
+  });
   step_ = std::make_unique<TrainStep>(ctx_, TrainStepParts{*model_, *reducer_, shards_, *optimizer_, *guard_, *stats_group_},
                                       geometry_, micro_batches_, static_cast<uint64_t>(config_.run.seed),
                                       config_.run.cuda_graph == "auto" && mesh_.shape().size(Axis::data) == world_.size());
@@ -143,29 +155,34 @@ void Trainer::resume(const std::filesystem::path& checkpoint) {
   changed("batch.sequence", progress_.sequence, config_.batch.sequence);
 }
 
+void Trainer::take_first_state(const StartPoint& from) {
+  if (from.resume) return resume(*from.resume);
+  if (from.init_from) {
+    CheckpointReader reader(*from.init_from);
+    check_same_model(reader, config_.model);
+    load_weights(reader, ctx_, model_->parameters());
+  } else {
+    init_parameters(ctx_, model_->parameters(), static_cast<uint64_t>(config_.run.seed));
+  }
+  optimizer_->attach(ctx_, shards_);
+}
+
 void Trainer::start() {
   const StartPoint from = choose_start(config_, world_);
-  if (from.resume) {
-    resume(*from.resume);
-  } else {
-    if (from.init_from) {
-      CheckpointReader reader(*from.init_from);
-      check_same_model(reader, config_.model);
-      load_weights(reader, ctx_, model_->parameters());
-    } else {
-      init_parameters(ctx_, model_->parameters(), static_cast<uint64_t>(config_.run.seed));
-    }
-    optimizer_->attach(ctx_, shards_);
+  {
+    const ScopedTimeout patience(world_, config_.checkpoint.timeout_s * 1000);  // with the others' disks
+    agree(world_, "checkpoint read", [&] { take_first_state(from); });
   }
-  wait_for_disks("checkpoint read");
   progress_.seed = config_.run.seed;
   progress_.global_batch = config_.batch.global;
   progress_.sequence = config_.batch.sequence;
   launched_ = progress_.step;
   first_step_ = launched_ + 1;
-  loader_ = std::make_unique<Loader>(train_data_, geometry_,
-                                     LoaderOptions{config_.data.shuffle, static_cast<uint64_t>(config_.run.seed),
-                                                   config_.data.prefetch, first_step_});
+  agree(world_, "data read", [&] {
+    loader_ = std::make_unique<Loader>(train_data_, geometry_,
+                                       LoaderOptions{config_.data.shuffle, static_cast<uint64_t>(config_.run.seed),
+                                                     config_.data.prefetch, first_step_});
+  });
 }
 
 void Trainer::start_reports() {
@@ -241,12 +258,6 @@ void Trainer::evaluate() {
   if (!evaluator_) return;
   const Evaluation result = evaluator_->run(ctx_, *model_, world_);
   if (report_) report_->validation(progress_.step, result);
-}
-
-/// Until all ranks are here, however long files take.
-void Trainer::wait_for_disks(const char* what) {
-  const ScopedTimeout patience(world_, config_.checkpoint.timeout_s * 1000);
-  world_.barrier(what).wait();
 }
 
 void Trainer::save() {
@@ -345,7 +356,7 @@ void Trainer::run() {
     const bool last = launched_ == config_.run.steps;
     const bool evaluates = due(launched_, config_.run.eval_every) || (last && config_.run.eval_every > 0);
     const bool saves = due(launched_, config_.checkpoint.every) || (last && config_.checkpoint.at_end);
-    while (step_->in_flight() > (evaluates || saves || stop_ || save_now_ ? 0 : ahead)) collect();
+    while (step_->in_flight() > (last || evaluates || saves || stop_ || save_now_ ? 0 : ahead)) collect();
     if (evaluates) evaluate();
     if (save_now_) checkpoint_request_.served(CheckpointRequest::Clock::now());
     if (saves || stop_ || save_now_) save();

@@ -15,6 +15,7 @@
 #include "launcher/run_plan.h"
 #include "launcher/run_report.h"
 #include "launcher/signals.h"
+#include "launcher/start_point.h"
 #include "launcher/train_state.h"
 #include "launcher/train_step.h"
 #include "models/model.h"
@@ -50,10 +51,10 @@ class Trainer {
   Trainer(RunPlan plan, Group& world, SignalRequests* signals);
   void open_data(RunPlan plan);
   void build_model();
-  void start();  // resumes, or takes the first weights
+  void start();
+  void take_first_state(const StartPoint& from);
   void resume(const std::filesystem::path& checkpoint);
   OptimizerState resumable_state(const CheckpointReader* reader) const;
-  void wait_for_disks(const char* what);
   void say(const std::string& line) const;  // rank 0 prints it
   void start_reports();
   void keep_tokenizer();

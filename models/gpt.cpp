@@ -141,25 +141,26 @@ Tensor Gpt::loss_of(Context& ctx, const Tensor& h, const MicroBatch& batch) {
                                vocab_.ranges[0].begin, tensor.group());
 }
 
-Activation Gpt::run_cached(Context& ctx, int64_t begin, int64_t end, Activation in, const Tensor& tokens,
+Activation Gpt::run_cached(Context& ctx, int64_t begin, int64_t end, Activation in, const NewTokens& text,
                            GenerationCache& cache) {
   TRIREME_ASSERT(!layout().tensor.sequence(), "generation with sequence parallelism");
-  const int64_t samples = tokens.dim(0), length = tokens.dim(1);
+  const int64_t samples = text.tokens.dim(0), length = text.tokens.dim(1);
   for (int64_t unit = begin; unit < end; ++unit) {
     if (unit == 0) {
-      KvCache& first = cache.front();
-      in.stream = {embed(ctx, tokens, first.length), {}};
-      if (!first.keys.defined()) first.length += length;  // the first block is another stage's
+      const auto [early, late] = text.chunks.ranges();
+      in.stream = {embed(ctx, text.tokens, {cache.length + early.begin, early.size(), cache.length + late.begin}), {}};
     } else if (is_block(unit)) {
-      in.stream = (*blocks_[static_cast<size_t>(unit - 1)])(ctx, in.stream, samples,
-                                                            &cache[static_cast<size_t>(unit - 1)]);
+      LayerCache& layer = cache.layers[static_cast<size_t>(unit - 1)];
+      layer.part.keep = text.keep;
+      in.stream = (*blocks_[static_cast<size_t>(unit - 1)])(ctx, in.stream, samples, &layer);
     } else {
-      // Only the last token of each text is wanted.
+      // Only the last token of each text is wanted, of those here.
       const Tensor all = ln_f_(ctx, in.stream.x, in.stream.delta).normed;
       in.stream = {};
       Tensor last = ctx.empty({samples, config().width}, all.dtype());
+      const int64_t at = std::max<int64_t>(text.num_here - 1, 0);
       for (int64_t b = 0; b < samples; ++b) {
-        const Tensor row = all.slice((b + 1) * length - 1, (b + 1) * length);
+        const Tensor row = all.slice(b * length + at, b * length + at + 1);
         ctx.backend->copy(last.slice(b, b + 1).raw(), row.raw(), row.bytes(), *ctx.stream);
       }
       in.logits = logits(ctx, last);
@@ -179,13 +180,20 @@ Tensor Gpt::logits(Context& ctx, const Tensor& normed) {
 
 GenerationCache Gpt::make_cache(Context& ctx, int64_t batch) const {
   const ModelConfig& c = config();
-  GenerationCache cache(static_cast<size_t>(c.layers));
-  for (size_t i = 0; i < cache.size(); ++i) {
-    if (!blocks_[i]->parameters().front()->data.defined()) continue;  // another stage's
-    const Shape shape{batch, c.context, blocks_[i]->kv_heads(), c.width / c.heads};
-    const DType dtype = blocks_[i]->parameters().front()->data.dtype();
-    cache[i].keys = ctx.empty(shape, dtype);
-    cache[i].values = ctx.empty(shape, dtype);
+  GenerationCache cache{std::vector<LayerCache>(static_cast<size_t>(c.layers))};
+  const int64_t ranks = layout().context_size(), head_dim = c.width / c.heads;
+  for (size_t i = 0; i < cache.layers.size(); ++i) {
+    const Tensor& weight = blocks_[i]->parameters().front()->data;
+    if (!weight.defined()) continue;  // another stage's
+    const int64_t heads = blocks_[i]->kv_heads();
+    LayerCache& layer = cache.layers[i];
+    if (ranks == 1) {
+      const Shape shape{batch, c.context, heads, head_dim};
+      layer.whole = {ctx.empty(shape, weight.dtype()), ctx.empty(shape, weight.dtype())};
+    } else {
+      layer.part.capacity = context_capacity(c.context, ranks);
+      layer.part.kv = ctx.empty({batch * layer.part.capacity, 2 * heads * head_dim}, weight.dtype());
+    }
   }
   return cache;
 }

@@ -16,7 +16,7 @@ class Gpt : public Model {
   int64_t num_units() const override { return static_cast<int64_t>(blocks_.size()) + 2; }
   std::vector<Parameter*> unit_parameters(int64_t begin, int64_t end) const override;
   void add_slots(nn::Slots& slots, Passage& passage, int64_t begin, int64_t end) override;
-  Activation run_cached(Context& ctx, int64_t begin, int64_t end, Activation in, const Tensor& tokens,
+  Activation run_cached(Context& ctx, int64_t begin, int64_t end, Activation in, const NewTokens& text,
                         GenerationCache& cache) override;
   GenerationCache make_cache(Context& ctx, int64_t batch) const override;
 

@@ -4,6 +4,8 @@
 #include <span>
 #include <vector>
 
+#include "parallel/context_cache.h"
+
 namespace trireme {
 namespace {
 
@@ -63,6 +65,24 @@ double peak_activations(std::span<const Action> actions, std::span<const UnitSiz
   return peak;
 }
 
+/// Of a pipeline rank; a table that two of its stages share counts once.
+double count_parameters(const ModelConfig& m, const ParallelPlan& plan, int64_t pipeline_rank) {
+  const int64_t tensor = plan.mesh.size(Axis::tensor);
+  double parameters = 0.0;
+  bool has_table = false;
+  for (int64_t stage = 0; stage < plan.num_stages(); ++stage) {
+    if (plan.rank_of(stage) != pipeline_rank) continue;
+    const UnitRange units = plan.units_of(stage);
+    for (int64_t unit = units.begin; unit < units.end; ++unit) {
+      const bool table = unit == 0 || unit > m.layers;
+      parameters += unit_sizes(m, unit, tensor, 0.0, 0.0).parameters;
+      if (table && m.tied && has_table) parameters -= divided(m.vocab, tensor) * static_cast<double>(m.width);
+      has_table = has_table || table;
+    }
+  }
+  return parameters;
+}
+
 }  // namespace
 
 MemoryNeeds estimate_memory(const ModelConfig& m, const ParallelPlan& plan, bool sequence_parallel,
@@ -73,27 +93,38 @@ MemoryNeeds estimate_memory(const ModelConfig& m, const ParallelPlan& plan, bool
   const double rows_between = sequence_parallel ? rows / static_cast<double>(tensor) : rows;
   const auto& actions = plan.schedule.ranks[static_cast<size_t>(pipeline_rank)];
   std::vector<UnitSizes> of_stage(static_cast<size_t>(plan.num_stages()));
-  double parameters = 0.0;
-  bool has_table = false;
   for (int64_t stage = 0; stage < plan.num_stages(); ++stage) {
     if (plan.rank_of(stage) != pipeline_rank) continue;
     UnitSizes& sum = of_stage[static_cast<size_t>(stage)];
     const UnitRange units = plan.units_of(stage);
     for (int64_t unit = units.begin; unit < units.end; ++unit) {
       const UnitSizes sizes = unit_sizes(m, unit, tensor, rows, rows_between);
-      const bool table = unit == 0 || unit > m.layers;
-      parameters += sizes.parameters;
-      if (table && m.tied && has_table) parameters -= divided(m.vocab, tensor) * static_cast<double>(m.width);
-      has_table = has_table || table;
       sum.saved += sizes.saved;
       sum.replayed += sizes.replayed;
       sum.forward = std::max(sum.forward, sizes.forward);
       sum.backward = std::max(sum.backward, sizes.backward);
     }
   }
+  const double parameters = count_parameters(m, plan, pipeline_rank);
   const auto bytes = static_cast<double>(settings.compute_bytes);
-  return {parameters * bytes, parameters * 4, parameters * 4 * static_cast<double>(settings.optimizer_values),
+  return {parameters * bytes, parameters * 4, parameters * static_cast<double>(settings.optimizer_bytes),
           peak_activations(actions, of_stage) * bytes, parameters * static_cast<double>(settings.reduce_bytes)};
+}
+
+double estimate_inference_memory(const ModelConfig& m, const ParallelPlan& plan, bool generates, int64_t pipeline_rank) {
+  double numbers = count_parameters(m, plan, pipeline_rank);
+  if (generates) {
+    const double width = divided(m.kv_heads, plan.mesh.size(Axis::tensor)) * static_cast<double>(m.width / m.heads);
+    const int64_t ranks = plan.mesh.size(Axis::context);
+    const auto tokens = static_cast<double>(ranks == 1 ? m.context : context_capacity(m.context, ranks));
+    for (int64_t stage = 0; stage < plan.num_stages(); ++stage) {
+      if (plan.rank_of(stage) != pipeline_rank) continue;
+      const UnitRange units = plan.units_of(stage);
+      const int64_t blocks = std::min(units.end, m.layers + 1) - std::max<int64_t>(units.begin, 1);
+      numbers += 2 * width * tokens * static_cast<double>(blocks);
+    }
+  }
+  return 4 * numbers;
 }
 
 }  // namespace trireme

@@ -16,7 +16,7 @@ struct MemoryNeeds {
 /// How values are kept.
 struct MemorySettings {
   int64_t compute_bytes = 4;     // of an activation or parameter
-  int64_t optimizer_values = 2;  // f32 numbers a parameter, with a master copy where there is one
+  int64_t optimizer_bytes = 8;   // of a parameter, with its master where there is one
   int64_t reduce_bytes = 0;      // of a gradient's rounded copy that is sent; 0: none
 };
 
@@ -25,5 +25,9 @@ struct MemorySettings {
 /// space is left out.
 MemoryNeeds estimate_memory(const ModelConfig& model, const ParallelPlan& plan, bool sequence_parallel,
                             const BatchSizes& batch, const MemorySettings& settings, int64_t pipeline_rank);
+
+/// Bytes that pipeline rank `pipeline_rank` holds of a model that is only used, in f32, on the tensor rank that has most:
+/// weights, and where `generates`, the keys and values of a text of the model's context.
+double estimate_inference_memory(const ModelConfig& model, const ParallelPlan& plan, bool generates, int64_t pipeline_rank);
 
 }  // namespace trireme

@@ -14,6 +14,12 @@ Activation Model::run(Context& ctx, int64_t begin, int64_t end, Activation in, c
   return {std::move(passage.travel.settle()), std::move(passage.loss), {}};
 }
 
+Tensor Model::next_logits(Context& ctx, const Tensor& tokens, GenerationCache& cache) {
+  const Tensor logits = run_cached(ctx, 0, num_units(), {}, NewTokens::whole(tokens), cache).logits;
+  cache.length += tokens.dim(1);
+  return logits;
+}
+
 double Model::flops_per_token(int64_t tokens) const {
   return 6.0 * static_cast<double>(num_parameters()) +
          12.0 * static_cast<double>(config_.layers * config_.width * tokens);

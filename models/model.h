@@ -6,6 +6,7 @@
 
 #include "core/nn/module.h"
 #include "models/model_config.h"
+#include "parallel/context_chunks.h"
 #include "parallel/layers/block.h"
 #include "parallel/model_layout.h"
 
@@ -33,7 +34,25 @@ struct Passage {
 };
 
 /// Keys and values of every layer, for generation.
-using GenerationCache = std::vector<KvCache>;
+struct GenerationCache {
+  std::vector<LayerCache> layers;
+  int64_t length = 0;  // tokens of each text so far, on all context ranks together
+};
+
+/// What comes next of texts that are generated. Context ranks have their chunks of a prompt, and all of them each token
+/// after it.
+struct NewTokens {
+  Tensor tokens;         // i32 [B, T], those here
+  ContextChunks chunks;  // which ones of the new tokens and the padding behind them these are
+  int64_t num_here = 0;  // of each text, without padding: the first ones
+  int64_t keep = 0;      // of each text, whose keys this context rank keeps: the first ones
+
+  /// Without context ranks.
+  static NewTokens whole(const Tensor& tokens) {
+    const int64_t count = tokens.dim(1);
+    return {tokens, {.tokens = count}, count, count};
+  }
+};
 
 class Model : public Module {
  public:
@@ -52,14 +71,12 @@ class Model : public Module {
   Activation run(Context& ctx, int64_t begin, int64_t end, Activation in, const MicroBatch& batch);
   Tensor loss(Context& ctx, const MicroBatch& batch) { return run(ctx, 0, num_units(), {}, batch).loss; }
 
-  /// The same for generation: `tokens` i32 [B, T] follow what the cache holds; the last unit gives the logits after the
-  /// last of them. Not for a layout with sequence parallelism.
-  virtual Activation run_cached(Context& ctx, int64_t begin, int64_t end, Activation in, const Tensor& tokens,
+  /// The same for generation: `text` follows what the cache holds, whose length the caller adds to afterwards; the last
+  /// unit gives the logits after the last token here. Not for a layout with sequence parallelism.
+  virtual Activation run_cached(Context& ctx, int64_t begin, int64_t end, Activation in, const NewTokens& text,
                                 GenerationCache& cache) = 0;
-  /// The logits f32 [B, V] after the last of `tokens`.
-  Tensor next_logits(Context& ctx, const Tensor& tokens, GenerationCache& cache) {
-    return run_cached(ctx, 0, num_units(), {}, tokens, cache).logits;
-  }
+  /// The logits f32 [B, V] after the last of `tokens` i32 [B, T], of a model that is whole on this rank.
+  Tensor next_logits(Context& ctx, const Tensor& tokens, GenerationCache& cache);
   /// An empty cache for `batch` texts of up to config().context tokens.
   virtual GenerationCache make_cache(Context& ctx, int64_t batch) const = 0;
 

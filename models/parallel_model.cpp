@@ -31,7 +31,7 @@ ModelLayout layout_of(const ParallelConfig& parallel, Mesh& mesh, ModelUse use) 
   layout.tensor = TensorParallel(mesh.group(Axis::tensor), parallel.sequence && use == ModelUse::training);
   const bool overlaps = parallel.overlap == "on" || (parallel.overlap == "auto" && mesh.is_on_device());
   layout.halves = use == ModelUse::training && layout.tensor.size() > 1 && overlaps;
-  if (use != ModelUse::generation && mesh.shape().size(Axis::context) > 1) layout.context = &mesh.group(Axis::context);
+  if (mesh.shape().size(Axis::context) > 1) layout.context = &mesh.group(Axis::context);
   return layout;
 }
 
@@ -109,6 +109,15 @@ ReduceGroups ParallelModel::reduce_groups() const {
   return {batch_.get(), batch_and_tensor_.get(), batch_and_stages_.get(), kv_sharers_.get()};
 }
 
+/// Of gradients, and of what tensor ranks have parts of.
+std::vector<Group*> ParallelModel::summing_groups() const {
+  const TensorParallel& tensor = model_->layout().tensor;
+  std::vector<Group*> groups{batch_.get(), batch_and_tensor_.get(), batch_and_stages_.get(), kv_sharers_.get(),
+                             tensor.size() > 1 ? &tensor.group() : nullptr};
+  std::erase(groups, nullptr);
+  return groups;
+}
+
 std::vector<int32_t> ParallelModel::tokens_here(std::span<const int32_t> whole, int64_t samples) const {
   const Group* context = model_->layout().context;
   if (!context) return {whole.begin(), whole.end()};
@@ -181,10 +190,7 @@ StageForward ParallelModel::training_stage(const Context& outer, const std::func
 
 void ParallelModel::prepare(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of,
                             const Tensor& loss_sum) {
-  const TensorParallel& tensor = model_->layout().tensor;
-  for (Group* group : {batch_.get(), batch_and_tensor_.get(), batch_and_stages_.get(), kv_sharers_.get(),
-                       tensor.size() > 1 ? &tensor.group() : nullptr})
-    if (group) group->barrier("connection").wait();
+  for (Group* group : summing_groups()) group->barrier("connection").wait();
   if (pipeline_.size() == 1) return;
   executor_->prepare(ctx, activation_shape(batch_of(0)), activation_dtype(), training_stage(ctx, batch_of, loss_sum));
 }
@@ -206,23 +212,51 @@ Tensor ParallelModel::loss(const Context& ctx, const MicroBatch& batch) {
 }
 
 void ParallelModel::check_peers() const {
-  const TensorParallel& tensor = model_->layout().tensor;
-  for (const Group* group : {&pipeline_, tensor.size() > 1 ? &tensor.group() : nullptr})
-    if (group)
-      if (const auto reason = group->failure()) throw CommError(*reason);
+  std::vector<Group*> groups = summing_groups();
+  groups.push_back(&pipeline_);
+  if (Group* context = model_->layout().context) groups.push_back(context);
+  for (const Group* group : groups)
+    if (const auto reason = group->failure()) throw CommError(*reason);
 }
 
-Tensor ParallelModel::next_logits(Context& outer, const Tensor& tokens, GenerationCache& cache) {
+NewTokens ParallelModel::new_tokens(const Context& ctx, std::span<const int32_t> texts, int64_t num_texts,
+                                    const GenerationCache& cache) const {
+  const int64_t count = static_cast<int64_t>(texts.size()) / num_texts;
+  const Group* context = model_->layout().context;
+  if (!context || cache.length > 0) {
+    NewTokens all = NewTokens::whole(ctx.from_host<int32_t>(texts, {num_texts, count}));
+    if (context && owner_of(cache.length, context->size()) != context->rank()) all.keep = 0;
+    return all;
+  }
+  const int64_t ranks = context->size(), padded = (count + 2 * ranks - 1) / (2 * ranks) * (2 * ranks);
+  std::vector<int32_t> rows(static_cast<size_t>(num_texts * padded));
+  for (int64_t i = 0; i < num_texts; ++i) std::ranges::copy(texts.subspan(i * count, count), rows.begin() + i * padded);
+  const ContextChunks chunks{padded, ranks, context->rank()};
+  const int64_t here = chunks.num_before(count);
+  return {ctx.from_host<int32_t>(take_chunks(rows, chunks), {num_texts, chunks.local_tokens()}), chunks, here, here};
+}
+
+Tensor ParallelModel::next_logits(Context& outer, std::span<const int32_t> texts, int64_t num_texts, GenerationCache& cache) {
+  const int64_t count = static_cast<int64_t>(texts.size()) / num_texts;
+  Group* context = model_->layout().context;
+  TRIREME_ASSERT(!context || cache.length == 0 || count == 1, "with context ranks, one token at a time follows a prompt");
+  if (cache.length + count > model_->config().context)
+    throw ConfigError(fmt::format("generation: {} tokens and {} new ones exceed the model's context of {}", cache.length, count,
+                                  model_->config().context));
+  const NewTokens text = new_tokens(outer, texts, num_texts, cache);
   const auto forward = [&](Context& ctx, int64_t stage, int64_t, const Tensor& received) {
     const UnitRange units = plan_.units_of(stage);
     Activation out = model_->run_cached(ctx, units.begin, units.end,
-                                        {.stream = {received, {}}, .loss = {}, .logits = {}}, tokens, cache);
+                                        {.stream = {received, {}}, .loss = {}, .logits = {}}, text, cache);
     return stage + 1 == plan_.num_stages() ? out.logits : settled(ctx, out.stream);
   };
-  const Shape shape{tokens.numel(), model_->config().width};
+  const Shape shape{text.tokens.numel(), model_->config().width};
   Tensor logits = executor_->run_forward(outer, shape, activation_dtype(), forward);
+  cache.length += count;
+  if (has_last_stage_ && text.chunks.ranks > 1)
+    context->broadcast(logits, static_cast<int>(text.chunks.owner_of(count - 1)), "logits", outer.stream).wait(*outer.stream);
   if (pipeline_.size() == 1) return logits;
-  if (!has_last_stage_) logits = outer.empty({tokens.dim(0), model_->config().vocab});
+  if (!has_last_stage_) logits = outer.empty({num_texts, model_->config().vocab});
   pipeline_.broadcast(logits, static_cast<int>(plan_.rank_of(plan_.num_stages() - 1)), "logits", outer.stream)
       .wait(*outer.stream);
   return logits;

@@ -11,9 +11,8 @@
 
 namespace trireme {
 
-/// What a model is for. Only training has gradients and their groups; for generation, a sample's tokens stay whole on
-/// every context rank.
-enum class ModelUse : uint8_t { training, evaluation, generation };
+/// What a model is for. Only training has gradients and their groups.
+enum class ModelUse : uint8_t { training, inference };
 
 class ParallelModel {
  public:
@@ -53,22 +52,25 @@ class ParallelModel {
   /// model's ranks.
   Tensor loss(const Context& ctx, const MicroBatch& batch);
 
-  /// CommError when an exchange of the model's ranks was given up: a device goes on with what it has then, which is no
-  /// result. To be asked after waiting for the device.
+  /// CommError when an exchange of the model's ranks, or a sum of gradients, was given up: a device goes on with what it
+  /// has then, which is no result. To be asked after waiting for the device.
   void check_peers() const;
 
-  /// The logits f32 [B, V] after the last of `tokens` i32 [B, T], on every rank. Collective over the model's
-  /// ranks.
-  Tensor next_logits(Context& ctx, const Tensor& tokens, GenerationCache& cache);
+  /// The logits f32 [B, V] after the last of the tokens [B, T] that come next in B = `num_texts` texts, on every rank.
+  /// With context ranks that is a prompt, or one token. Collective over the model's ranks. ConfigError when the texts become
+  /// longer than the model's context.
+  Tensor next_logits(Context& ctx, std::span<const int32_t> texts, int64_t num_texts, GenerationCache& cache);
 
  private:
   void find_shared_parameters();
   void make_groups(Mesh& mesh);
+  std::vector<Group*> summing_groups() const;
   StageForward training_stage(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of,
                               const Tensor& loss_sum) const;
   Tensor run_stage(Context& ctx, int64_t stage, const Tensor& received, const MicroBatch& batch) const;
   bool can_halve(const MicroBatch& batch) const;
   Tensor run_halves(Context& ctx, int64_t stage, const Tensor& received, const MicroBatch& batch) const;
+  NewTokens new_tokens(const Context& ctx, std::span<const int32_t> texts, int64_t num_texts, const GenerationCache& cache) const;
   Shape activation_shape(const MicroBatch& batch) const;
   DType activation_dtype() const;
 

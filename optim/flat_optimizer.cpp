@@ -67,7 +67,10 @@ void FlatOptimizer::attach(Context& ctx, std::span<const Shard> shards) {
       TRIREME_ASSERT(shard.data.dtype() == DType::bf16, "only bf16 is rounded at random");
       std::tie(state.runs, state.places) = make_placed_runs(ctx, config_, shard, rounding_->seed);
     } else {
-      state.master = make_master(ctx, shard.data);
+      if (shard.data.dtype() == DType::bf16)
+        state.rest = ctx.zeros(shard.data.shape(), DType::u16, MemoryClass::optimizer);
+      else
+        state.master = make_master(ctx, shard.data);
       state.runs = make_decay_runs(ctx, config_, shard);
     }
     for (size_t i = 0; i < slot_names_.size(); ++i)
@@ -84,7 +87,7 @@ void FlatOptimizer::step(Context& ctx, std::span<Shard> shards, const Tensor& co
     ShardState& state = shards_[i];
     FlatUpdate flat = flat_update(shards[i], state);
     TRIREME_ASSERT(flat.grad.numel() == flat.weights.numel() &&
-                       flat.weights.dtype() == (rounding_ ? DType::bf16 : DType::f32) &&
+                       flat.weights.dtype() == (rounding_ || flat.rest.defined() ? DType::bf16 : DType::f32) &&
                        (state.slots.empty() || state.slots[0].numel() == flat.grad.numel()),
                    fmt::format("shard {} is not the one attached", i));
     update(ctx, flat, control, state.slots);
@@ -99,7 +102,8 @@ FlatUpdate FlatOptimizer::flat_update(const Shard& shard, const ShardState& stat
           .runs = state.runs,
           .weight_decay = config_.weight_decay,
           .places = state.places,
-          .applied_steps = rounding_ ? applied_steps_ : Tensor()};
+          .applied_steps = rounding_ ? applied_steps_ : Tensor(),
+          .rest = state.rest};
 }
 
 OptimizerState FlatOptimizer::state() const {
@@ -107,7 +111,8 @@ OptimizerState FlatOptimizer::state() const {
   for (size_t i = 0; i < shards_.size(); ++i) {
     for (size_t slot = 0; slot < slot_names_.size(); ++slot)
       state.flat.push_back({i, slot_names_[slot], shards_[i].slots[slot]});
-    if (shards_[i].master.defined()) state.flat.push_back({i, "master", shards_[i].master});
+    for (const Tensor& master : {shards_[i].master, shards_[i].rest})
+      if (master.defined()) state.flat.push_back({i, "master", master});
   }
   state.scalars.push_back({"applied_steps", applied_steps_});
   return state;

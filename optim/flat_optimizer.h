@@ -28,7 +28,8 @@ class FlatOptimizer : public Optimizer {
 
  private:
   struct ShardState {
-    Tensor master;  // f32 [n]; undefined when the data is f32 or rounded at random
+    Tensor master;  // f32 [n], of f16 data
+    Tensor rest;    // u16 [n], with bf16 data the masters (optim/split_master.h); undefined when that is rounded at random
     Tensor runs;    // i64 [R, 3]
     Tensor places;  // i64 [R, 5]; undefined when nothing is rounded at random
     std::vector<Tensor> slots;

@@ -19,16 +19,18 @@ struct DecayRun {
 };
 static_assert(sizeof(DecayRun) == DecayRun::kSize * sizeof(int64_t));
 
-/// What every element-wise update works on: w -= lr wd w + update(g multiplier), and `rounded` = w. With `places`, w is
-/// computed in f32 from bf16 and rounded at random.
+/// What every element-wise update works on: w -= lr wd w + update(g multiplier), and `rounded` = w. With `rest`, w is the
+/// master of which `weights` is one half (optim/split_master.h). With `places`, w is computed in f32 from bf16 and rounded
+/// at random.
 struct FlatUpdate {
-  Tensor weights;  // f32 [n]: a shard's data, or the master copy of it; with `places`, bf16 [n]: the data
+  Tensor weights;  // f32 [n]: a shard's data, or the master copy of it; with `rest` or `places`, bf16 [n]: the data
   Tensor rounded;  // the shard's data when it is of a lower precision than f32; otherwise undefined
   Tensor grad;     // f32 [n]
   Tensor runs;     // i64 [R, 3], DecayRuns that cover all but padding
   double weight_decay = 0.0;
   Tensor places = {};         // i64 [R, 5], the RunPlace of each run; undefined when nothing is rounded at random
   Tensor applied_steps = {};  // i64 [1] with `places`: counts this step already
+  Tensor rest = {};           // u16 [n], the other half of masters; undefined where there are none, or whole ones
 };
 
 /// applied_steps i64 [1] += 1 when the step is applied; runs before the updates of a step.

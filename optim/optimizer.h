@@ -22,7 +22,8 @@ struct OptimizerState {
   struct Flat {        // one value an element of a shard; the shard's segments say whose
     size_t shard;      // index into the shards attached
     std::string slot;  // "exp_avg", "exp_avg_sq", "momentum", "master"
-    Tensor values;     // f32 [n], n the shard's elements
+    Tensor values;     // f32 [n], n the shard's elements; "master" may be u16 [n]: what the shard's bf16 data lacks
+                       // (optim/split_master.h)
   };
   struct Whole {  // state of another shape than its parameter
     Parameter* parameter;

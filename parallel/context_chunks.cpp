@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace trireme {
@@ -43,6 +45,18 @@ std::array<TokenRange, 2> ContextChunks::ranges() const {
 int64_t ContextChunks::position(int64_t t) const {
   const auto [first, second] = ranges();
   return t < first.size() ? first.begin + t : second.begin + t - first.size();
+}
+
+int64_t ContextChunks::num_before(int64_t position) const {
+  int64_t count = 0;
+  for (const TokenRange& range : ranges()) count += std::clamp<int64_t>(position - range.begin, 0, range.size());
+  return count;
+}
+
+int64_t ContextChunks::owner_of(int64_t position) const {
+  if (ranks == 1) return 0;
+  const int64_t chunk = position / (tokens / (2 * ranks));
+  return std::min(chunk, 2 * ranks - 1 - chunk);
 }
 
 std::vector<int32_t> take_chunks(std::span<const int32_t> samples, const ContextChunks& chunks) {

@@ -27,6 +27,10 @@ struct ContextChunks {
   std::array<TokenRange, 2> ranges() const;
   /// The position of the rank's token t, 0 <= t < local_tokens().
   int64_t position(int64_t t) const;
+  /// How many of the rank's tokens stand before `position` in the sample: its first ones.
+  int64_t num_before(int64_t position) const;
+  /// The rank that has the token at `position`.
+  int64_t owner_of(int64_t position) const;
 };
 
 /// The rank's tokens of whole samples: rows [B, T] -> [B, T / c].

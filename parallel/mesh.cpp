@@ -138,7 +138,7 @@ Mesh::Mesh(const ParallelConfig& config, Group& world, Backend& backend, const D
 
 DeviceGroupOptions Mesh::options_for(Sums sums) const {
   DeviceGroupOptions options = options_;
-  options.copy_engines = options.copy_engines && sums == Sums::large;
+  if (sums == Sums::small) options.copy_engines.reset();
   return options;
 }
 

@@ -25,8 +25,8 @@ struct ReduceGroups {
 };
 
 /// One step: begin_step(); the backward passes, the last one with this as its context's gradient sink;
-/// send_rest(), and wait() for each shard; the optimizer updates shards(); publish(). Gradients come out summed over the data axis. As
-/// ParameterHooks it is set in every context that uses the parameters.
+/// send_rest(), and wait() for each shard; the optimizer updates shards(); publish(). Gradients come out summed
+/// over the data axis. As ParameterHooks it is set in every context that uses the parameters.
 class Reducer : public ParameterHooks, public GradientSink {
  public:
   /// Gradients hold nothing from here on: the first backward pass overwrites them.

@@ -50,12 +50,13 @@ ncclRedOp_t nccl_op(ReduceOp op) {
 
 class NcclOperation final : public DeviceOperation {
  public:
-  NcclOperation(NcclLink& link, Backend& backend, int num_ranks, DeviceCall call, std::string_view label,
+  NcclOperation(NcclLink& link, Backend& backend, int num_ranks, CopyOrder* order, DeviceCall call, std::string_view label,
                 const GroupOptions& options, std::unique_ptr<Event> after)
       : DeviceOperation(std::move(call), label, options, std::move(after), backend.make_event()),
         link_(link),
         backend_(backend),
-        num_ranks_(num_ranks) {
+        num_ranks_(num_ranks),
+        turn_(order && PeerCopies::takes(call_) ? order->take_turn() : nullptr) {
     limited_ = true;
   }
 
@@ -63,11 +64,8 @@ class NcclOperation final : public DeviceOperation {
   bool issue() override {
     Communicator* communicator = link_.find(queue, label, options.timeout_ms);
     if (!communicator) return false;
-    if (PeerCopies* copies = link_.copies_for(call_)) {
-      begin_ = backend_.make_event();
-      copies->run(call_, after_.get(), *begin_, *end_);
-      return true;
-    }
+    if (PeerCopies* copies = turn_ ? link_.copies() : nullptr) return issue(*copies);
+    turn_.reset();
     Stream& stream = communicator->stream();
     if (!launching_) {
       if (after_) after_->wait(stream);
@@ -82,6 +80,19 @@ class NcclOperation final : public DeviceOperation {
     end_->record(stream);
     return true;
   }
+
+  bool issue(PeerCopies& copies) {
+    if (!turn_->has_come()) return false;
+    if (!begin_) {
+      begin_ = backend_.make_event();
+      copies.begin(call_, after_.get(), *begin_);
+    }
+    if (!copies.go_on(call_, *end_)) return false;
+    turn_.reset();
+    return true;
+  }
+
+  void leave() noexcept override { turn_.reset(); }
 
   std::optional<Failure> host_failure() override { return begin_ ? std::nullopt : failure_of(link_.meeting_of(queue)); }
 
@@ -130,6 +141,7 @@ class NcclOperation final : public DeviceOperation {
   NcclLink& link_;  // goes with the group, and so does the use of it
   Backend& backend_;
   const int num_ranks_;
+  std::unique_ptr<CopyOrder::Turn> turn_;  // while copies may run it, and are not all queued
   bool launching_ = false;
 };
 
@@ -137,19 +149,22 @@ class NcclOperation final : public DeviceOperation {
 
 NcclGroup::NcclGroup(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options,
                      std::unique_ptr<NcclLink> link)
-    : DeviceGroup(std::move(host), backend, std::move(link)), device_options_(options) {}
+    : DeviceGroup(std::move(host), backend, std::move(link)),
+      device_options_(options),
+      nccl_link_(static_cast<NcclLink&>(DeviceGroup::link())) {}
 
 std::unique_ptr<NcclGroup> NcclGroup::make(std::unique_ptr<Group> host, Backend& backend,
                                            const DeviceGroupOptions& options) {
   const NcclSettings settings{.device = backend.device().index, .ctas = options.nccl_ctas};
-  auto link = std::make_unique<NcclLink>(host->duplicate(host->name()), backend, settings, options.copy_engines);
+  auto link = std::make_unique<NcclLink>(host->duplicate(host->name()), backend, settings,
+                                         options.copy_engines != nullptr);
   return std::unique_ptr<NcclGroup>(new NcclGroup(std::move(host), backend, options, std::move(link)));
 }
 
 std::shared_ptr<DeviceOperation> NcclGroup::make_operation(DeviceCall call, std::string_view label,
                                                            std::unique_ptr<Event> after) {
-  return std::make_shared<NcclOperation>(static_cast<NcclLink&>(link()), backend(), size(), std::move(call), label,
-                                         options(), std::move(after));
+  return std::make_shared<NcclOperation>(nccl_link_, backend(), size(), device_options_.copy_engines.get(),
+                                         std::move(call), label, options(), std::move(after));
 }
 
 std::unique_ptr<Group> NcclGroup::make_like(std::unique_ptr<Group> host) {

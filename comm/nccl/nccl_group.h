@@ -15,6 +15,9 @@ class NcclGroup final : public DeviceGroup {
   /// Collective over `host`, whose ranks all have GPUs of their own. `backend` outlives the group.
   static std::unique_ptr<NcclGroup> make(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options);
 
+  /// Whether its large sums and gathers go by copy engines; known once a collective is done.
+  bool uses_copies() const { return nccl_link_.copies() != nullptr; }
+
  private:
   NcclGroup(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options,
             std::unique_ptr<NcclLink> link);
@@ -23,6 +26,7 @@ class NcclGroup final : public DeviceGroup {
   std::unique_ptr<Group> make_like(std::unique_ptr<Group> host) override;
 
   DeviceGroupOptions device_options_;
+  NcclLink& nccl_link_;  // the engine's
 };
 
 }  // namespace trireme::comm

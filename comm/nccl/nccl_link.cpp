@@ -91,7 +91,7 @@ Work NcclLink::meeting_of(const QueueKey& queue) const {
   return queue.peer < 0 && copies_ ? copies_->meeting() : found->second->id_exchanged;
 }
 
-PeerCopies* NcclLink::copies_for(const DeviceCall& call) const { return copies_ && copies_->takes(call) ? copies_.get() : nullptr; }
+bool NcclLink::has_results() { return !copies_ || !copies_->is_given_up(); }
 
 void NcclLink::check() {
   for (const auto& [queue, channel] : channels_)

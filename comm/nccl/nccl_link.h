@@ -26,8 +26,8 @@ class NcclLink final : public DeviceLink {
   Communicator* find(const QueueKey& queue, const std::string& label, int64_t timeout_ms);
   /// That messages of a connected queue pass before they are launched; null where there is none.
   MessageGate* gate(const QueueKey& queue) const { return channels_.at(queue)->gate.get(); }
-  /// What runs such a call of the connected collectives in place of their communicator; null where nothing does.
-  PeerCopies* copies_for(const DeviceCall& call) const;
+  /// What runs large ones of the connected collectives in place of their communicator; null where nothing does.
+  PeerCopies* copies() const { return copies_ && copies_->connected() ? copies_.get() : nullptr; }
   /// The message by which the ranks of this queue's communicator meet; done when none is under way.
   Work meeting_of(const QueueKey& queue) const;
   /// Device memory of one i32, 0; once the collectives' communicator is connected.
@@ -35,6 +35,7 @@ class NcclLink final : public DeviceLink {
 
   void enter_thread() override;
   void check() override;
+  bool has_results() override;
   void abort() noexcept override;
 
  private:

@@ -19,11 +19,12 @@ namespace trireme::comm {
 namespace {
 
 constexpr size_t kLanes = 2, kBufferBytes = size_t{32} << 20;
+constexpr size_t kMaxAhead = 256;  // commands of a lane
 /// Below that, NCCL's kernels are sooner done than streams that wait for each other three times.
 constexpr size_t kSmallest = size_t{1} << 20;
 constexpr size_t kAlignment = 256;
 /// Each rank has three words for a piece, which hold its number in turn. So many pieces later the next one
-/// takes them; no rank is that far ahead of another.
+/// takes them; no rank's device is that far ahead of another's.
 constexpr size_t kPieces = 1024, kWordsOfPiece = 3;
 
 size_t word_of(CopyStep::Word word, int rank, uint32_t number) {
@@ -66,13 +67,18 @@ Tensor host_memory(size_t count, DType dtype) {
 
 }  // namespace
 
-/// What a rank tells the others of itself.
+/// What a rank first tells the others of itself.
+struct PeerCopies::Home {
+  int64_t machine, process;
+  std::array<char, 32> address;  // of its GPU, on the PCI bus
+};
+
+/// What the others use, once they know that they can.
 struct PeerCopies::Offer {
-  int64_t machine, process, words;  // `words`: of rank 0, which names the shared numbers by it
+  int64_t words;  // of rank 0, which names the shared numbers by it
   int64_t has_buffer;
   std::byte* buffer;
   cudaIpcMemHandle_t handle;
-  std::array<char, 32> address;  // of its GPU, on the PCI bus
 };
 
 PeerCopies::PeerCopies(Group& control, Backend& backend, std::string_view label)
@@ -82,104 +88,138 @@ PeerCopies::PeerCopies(Group& control, Backend& backend, std::string_view label)
       size_(control.size()),
       device_(backend.device().index),
       label_(label),
+      devices_(static_cast<size_t>(size_), -1),
+      is_here_(static_cast<size_t>(size_)),
       buffers_(static_cast<size_t>(size_)),
-      opened_(static_cast<size_t>(size_)),
-      planner_(rank_, size_, kLanes, kBufferBytes) {
-  cuda::check(cudaSetDevice(device_), "cudaSetDevice");
-  const Offer offer = make_offer();
-  my_offer_ = host_memory(sizeof(Offer), DType::u8);
-  std::memcpy(my_offer_.raw(), &offer, sizeof(Offer));
-  offers_ = host_memory(sizeof(Offer) * static_cast<size_t>(size_), DType::u8);
-  meeting_ = control_.all_gather(my_offer_, offers_, label_);
+      queue_(rank_, size_, kLanes, kBufferBytes, kMaxAhead) {
+  Home home{.machine = machine_id(), .process = process_token(), .address = {}};
+  if (cudaDeviceGetPCIBusId(home.address.data(), static_cast<int>(home.address.size()), device_) != cudaSuccess)
+    home.address = {};
+  static_cast<void>(cudaGetLastError());
+  gather(&home, sizeof(home));
+}
+
+void PeerCopies::gather(const void* mine, size_t bytes) {
+  mine_ = host_memory(bytes, DType::u8);
+  std::memcpy(mine_.raw(), mine, bytes);
+  all_ = host_memory(bytes * static_cast<size_t>(size_), DType::u8);
+  meeting_ = control_.all_gather(mine_, all_, label_);
+}
+
+template <class T>
+T PeerCopies::gathered(size_t rank) const {
+  T value;
+  std::memcpy(&value, all_.data<uint8_t>() + rank * sizeof(T), sizeof(T));
+  return value;
+}
+
+void PeerCopies::vote(bool yes) {
+  static_cast<void>(cudaGetLastError());  // of what can't be reached
+  mine_ = host_memory(1, DType::i32);
+  *mine_.data<int32_t>() = yes ? 1 : 0;
+  meeting_ = control_.all_reduce(mine_, ReduceOp::min, label_);
+}
+
+bool PeerCopies::is_decided() {
+  while (stage_ != Stage::decided) {
+    if (!meeting_.done()) return false;
+    meeting_.wait();  // throws what went wrong
+    cuda::check(cudaSetDevice(device_), "cudaSetDevice");
+    switch (stage_) {
+      case Stage::meeting:
+        stage_ = Stage::comparing;
+        for (size_t peer = 0; peer < devices_.size(); ++peer) {
+          const Home home = gathered<Home>(peer);
+          is_here_[peer] = home.process == process_token();
+          if (home.machine != machine_id() ||
+              cudaDeviceGetByPCIBusId(&devices_[peer], home.address.data()) != cudaSuccess)
+            devices_[peer] = -1;
+        }
+        vote(are_linked());
+        break;
+      case Stage::comparing:
+        stage_ = *mine_.data<int32_t>() == 1 ? Stage::offering : Stage::decided;
+        if (stage_ == Stage::offering) {
+          const Offer offer = make_offer();
+          gather(&offer, sizeof(offer));
+        }
+        break;
+      case Stage::offering:
+        stage_ = Stage::voting;
+        vote(reach_all());
+        break;
+      case Stage::voting:
+        stage_ = Stage::decided;
+        can_ = *mine_.data<int32_t>() == 1;
+        decide();
+        break;
+      case Stage::decided:
+        break;
+    }
+  }
+  return true;
+}
+
+/// Whether this rank's GPU has NVLink to those of all others.
+bool PeerCopies::are_linked() const {
+  return std::ranges::all_of(devices_, [&](int peer) {
+    int over_nvlink = 1;
+    return peer >= 0 && (peer == device_ || (cudaDeviceGetP2PAttribute(&over_nvlink, cudaDevP2PAttrNativeAtomicSupported,
+                                                                      device_, peer) == cudaSuccess &&
+                                             over_nvlink == 1));
+  });
 }
 
 PeerCopies::Offer PeerCopies::make_offer() {
   Offer offer{};
-  offer.machine = machine_id();
-  offer.process = process_token();
   offer.words = random_number();
   if (rank_ == 0) words_ = SharedWords::make(name_of_words(offer.words), num_words());
   void* buffer = nullptr;
-  const bool fine = cudaDeviceGetPCIBusId(offer.address.data(), static_cast<int>(offer.address.size()),
-                                          device_) == cudaSuccess &&
-                    cudaMalloc(&buffer, kBufferBytes) == cudaSuccess;
+  const bool fine = cudaMalloc(&buffer, kBufferBytes) == cudaSuccess;
   buffer_ = offer.buffer = static_cast<std::byte*>(buffer);
   offer.has_buffer = fine && cudaIpcGetMemHandle(&offer.handle, buffer) == cudaSuccess;
   static_cast<void>(cudaGetLastError());
   return offer;
 }
 
-bool PeerCopies::is_decided() {
-  if (stage_ == Stage::decided) return true;
-  if (!meeting_.done()) return false;
-  meeting_.wait();  // throws what went wrong
-  if (stage_ == Stage::offering) {
-    cuda::check(cudaSetDevice(device_), "cudaSetDevice");
-    vote_ = host_memory(1, DType::i32);
-    *vote_.data<int32_t>() = reach_all() ? 1 : 0;
-    static_cast<void>(cudaGetLastError());  // of what can't be reached
-    meeting_ = control_.all_reduce(vote_, ReduceOp::min, label_);
-    stage_ = Stage::voting;
-    return is_decided();
+bool PeerCopies::reach_all() {
+  for (size_t peer = 0; peer < buffers_.size(); ++peer)
+    if (!gathered<Offer>(peer).has_buffer) return false;
+  if (rank_ != 0) words_ = SharedWords::join(name_of_words(gathered<Offer>(0).words), num_words());
+  if (!words_) return false;
+  for (size_t peer = 0; peer < buffers_.size(); ++peer) {
+    buffers_[peer] = reach(peer, gathered<Offer>(peer));
+    if (!buffers_[peer]) return false;
   }
+  return true;
+}
+
+/// Null where it can't be.
+std::byte* PeerCopies::reach(size_t peer, const Offer& offer) {
+  if (static_cast<int>(peer) == rank_) return buffer_;
+  if (!is_here_[peer]) {
+    void* opened = nullptr;
+    return cudaIpcOpenMemHandle(&opened, offer.handle, cudaIpcMemLazyEnablePeerAccess) == cudaSuccess
+               ? static_cast<std::byte*>(opened)
+               : nullptr;
+  }
+  if (devices_[peer] == device_) return offer.buffer;
+  const cudaError_t enabled = cudaDeviceEnablePeerAccess(devices_[peer], 0);
+  return enabled == cudaSuccess || enabled == cudaErrorPeerAccessAlreadyEnabled ? offer.buffer : nullptr;
+}
+
+void PeerCopies::decide() {
   if (rank_ == 0 && words_) words_->close_name();
-  can_ = *vote_.data<int32_t>() == 1;
-  stage_ = Stage::decided;
-  if (!can_) {
-    close_peers();
-    return true;
-  }
+  if (!can_) return close_peers();
   load_sum_parts();
   for (size_t lane = 0; lane < kLanes; ++lane) {
     lanes_.push_back(std::make_unique<cuda::CudaStream>(device_, cuda::StreamPriority::high));
     lane_ends_.push_back(backend_.make_event());
   }
-  return true;
 }
 
-bool PeerCopies::reach_all() {
-  const auto offer_of = [&](size_t rank) {
-    Offer offer{};
-    std::memcpy(&offer, offers_.data<uint8_t>() + rank * sizeof(Offer), sizeof(Offer));
-    return offer;
-  };
-  const Offer first = offer_of(0);
-  for (size_t peer = 0; peer < buffers_.size(); ++peer) {
-    const Offer offer = offer_of(peer);
-    if (offer.machine != first.machine || !offer.has_buffer) return false;
-  }
-  if (rank_ != 0) words_ = SharedWords::join(name_of_words(first.words), num_words());
-  if (!words_) return false;
-  for (size_t peer = 0; peer < buffers_.size(); ++peer) {
-    buffers_[peer] = static_cast<int>(peer) == rank_ ? buffer_ : reach(offer_of(peer));
-    if (!buffers_[peer]) return false;
-    opened_[peer] = static_cast<int>(peer) != rank_ && offer_of(peer).process != process_token();
-  }
-  return true;
-}
-
-/// Null where it can't be reached, or only over slower ways than NVLink.
-std::byte* PeerCopies::reach(const Offer& peer) {
-  int index = -1;
-  if (cudaDeviceGetByPCIBusId(&index, peer.address.data()) != cudaSuccess) return nullptr;
-  int over_nvlink = 1;
-  if (index != device_ && (cudaDeviceGetP2PAttribute(&over_nvlink, cudaDevP2PAttrNativeAtomicSupported,
-                                                     device_, index) != cudaSuccess ||
-                           over_nvlink == 0))
-    return nullptr;
-  if (peer.process != process_token()) {
-    void* opened = nullptr;
-    return cudaIpcOpenMemHandle(&opened, peer.handle, cudaIpcMemLazyEnablePeerAccess) == cudaSuccess
-               ? static_cast<std::byte*>(opened)
-               : nullptr;
-  }
-  if (index == device_) return peer.buffer;
-  const cudaError_t enabled = cudaDeviceEnablePeerAccess(index, 0);
-  return enabled == cudaSuccess || enabled == cudaErrorPeerAccessAlreadyEnabled ? peer.buffer : nullptr;
-}
-
-bool PeerCopies::takes(const DeviceCall& call) const {
-  if (!can_ || call.bytes() < kSmallest) return false;
+bool PeerCopies::takes(const DeviceCall& call) {
+  if (call.bytes() < kSmallest) return false;
   const DType dtype = call.input.dtype();
   const bool sums = is_float(dtype) && dtype != DType::f64 &&
                     (call.reduce_op == ReduceOp::sum || call.reduce_op == ReduceOp::average);
@@ -187,32 +227,30 @@ bool PeerCopies::takes(const DeviceCall& call) const {
          (sums && (call.kind == OpKind::all_reduce || call.kind == OpKind::reduce_scatter));
 }
 
-/// The last ones say who is gone.
+/// Those of pieces, one of each rank that says that it is gone, and one that says that a rank gave up.
 size_t PeerCopies::num_words() const {
-  return static_cast<size_t>(size_) * (kPieces * kWordsOfPiece + 1);
+  return word_of(CopyStep::Word::pushed, size_, 0) + static_cast<size_t>(size_) + 1;
 }
 
-struct PeerCopies::Pointers {
-  const PeerCopies& copies;
-  const DeviceCall& call;
+bool PeerCopies::is_given_up() {
+  return words_ && (*words_)[num_words() - 1] != 0;
+}
 
-  std::byte* operator()(const CopyStep::Spot& spot) const {
-    switch (spot.in) {
-      case CopyStep::Spot::In::nowhere:
-        return nullptr;
-      case CopyStep::Spot::In::input:
-        return static_cast<std::byte*>(call.input.raw()) + spot.offset;
-      case CopyStep::Spot::In::output:
-        return static_cast<std::byte*>(call.output.raw()) + spot.offset;
-      case CopyStep::Spot::In::buffer:
-        return copies.buffers_[static_cast<size_t>(spot.rank)] + spot.offset;
-    }
-    throw InternalError("a spot in nothing");
+std::byte* PeerCopies::at(const CopyStep::Spot& spot) const {
+  switch (spot.in) {
+    case CopyStep::Spot::In::nowhere:
+      return nullptr;
+    case CopyStep::Spot::In::input:
+      return static_cast<std::byte*>(call_->input.raw()) + spot.offset;
+    case CopyStep::Spot::In::output:
+      return static_cast<std::byte*>(call_->output.raw()) + spot.offset;
+    case CopyStep::Spot::In::buffer:
+      return buffers_[static_cast<size_t>(spot.rank)] + spot.offset;
   }
-};
+  throw InternalError("a spot in nothing");
+}
 
-void PeerCopies::queue(const CopyStep& step, const DeviceCall& call) {
-  const Pointers at{*this, call};
+void PeerCopies::queue(const CopyStep& step) {
   cudaStream_t stream = lanes_[step.lane]->raw();
   switch (step.kind) {
     case CopyStep::Kind::copy:
@@ -221,14 +259,15 @@ void PeerCopies::queue(const CopyStep& step, const DeviceCall& call) {
                     "cudaMemcpyAsync");
       break;
     case CopyStep::Kind::sum: {
+      const DType dtype = call_->input.dtype();
       const Parts parts{.own = at(step.from),
                         .received = at(step.received),
                         .stride = step.stride,
                         .rank = rank_,
                         .num_ranks = size_,
-                        .dtype = call.input.dtype(),
-                        .count = step.bytes / size_of(call.input.dtype())};
-      const float scale = call.reduce_op == ReduceOp::average ? 1.0F / static_cast<float>(size_) : 1.0F;
+                        .dtype = dtype,
+                        .count = step.bytes / size_of(dtype)};
+      const float scale = call_->reduce_op == ReduceOp::average ? 1.0F / static_cast<float>(size_) : 1.0F;
       sum_parts(parts, scale, at(step.to), at(step.also_to), stream);
       break;
     }
@@ -242,35 +281,45 @@ void PeerCopies::queue(const CopyStep& step, const DeviceCall& call) {
   }
 }
 
-void PeerCopies::run(const DeviceCall& call, Event* after, Event& begin, Event& end) {
+/// The word may have a later number already; a peer that gives up writes this rank's words too, after it has said so.
+bool PeerCopies::has_told(const CopyStep& step) {
+  const uint32_t number = (*words_)[word_of(step.word, rank_, step.number)];
+  return static_cast<int32_t>(number - step.number) >= 0 && !is_given_up();
+}
+
+void PeerCopies::begin(const DeviceCall& call, Event* after, Event& event) {
   TRIREME_ASSERT(can_ && !aborted_, "copies that are not connected");
   cuda::check(cudaSetDevice(device_), "cudaSetDevice");
   CopyArray array{call.kind, std::min(call.input.bytes(), call.output.bytes()), call.bytes()};
   if (call.kind == OpKind::all_reduce) array = split_evenly(array.bytes, size_, kAlignment);
-  const std::vector<CopyStep> steps = planner_.plan(array);
-  std::array<bool, kLanes> used{};
-  for (const CopyStep& step : steps) {
-    cuda::CudaStream& lane = *lanes_[step.lane];
-    if (!used[step.lane] && after) after->wait(lane);
-    if (&step == steps.data()) begin.record(lane);
-    used[step.lane] = true;
-    queue(step, call);
-  }
-  const size_t last = steps.back().lane;
-  for (size_t lane = 0; lane < kLanes; ++lane) {
-    if (!used[lane] || lane == last) continue;
+  used_ = queue_.begin(array);
+  for (const size_t lane : used_)
+    if (after) after->wait(*lanes_[lane]);
+  event.record(*lanes_[used_.front()]);
+}
+
+bool PeerCopies::go_on(const DeviceCall& call, Event& end) {
+  TRIREME_ASSERT(!aborted_, "copies that were aborted");
+  cuda::check(cudaSetDevice(device_), "cudaSetDevice");
+  call_ = &call;
+  if (!queue_.go_on(*this)) return false;
+  const size_t last = queue_.last_lane();
+  for (const size_t lane : used_) {
+    if (lane == last) continue;
     lane_ends_[lane]->record(*lanes_[lane]);
     lane_ends_[lane]->wait(*lanes_[last]);
   }
   end.record(*lanes_[last]);
+  return true;
 }
 
 void PeerCopies::abort() noexcept {
   aborted_ = true;
   if (!words_) return;
+  (*words_)[num_words() - 1] = 1;  // first: what goes on now has no result
   const auto first_of = [](int rank) { return word_of(CopyStep::Word::pushed, rank, 0); };
-  words_->open(0, first_of(rank_), planner_.last_number());
-  words_->open(first_of(rank_ + 1), first_of(size_), planner_.last_number());
+  words_->open(0, first_of(rank_), queue_.last_number());
+  words_->open(first_of(rank_ + 1), first_of(size_), queue_.last_number());
 }
 
 bool PeerCopies::finish_lanes() {
@@ -281,21 +330,22 @@ bool PeerCopies::finish_lanes() {
 }
 
 void PeerCopies::close_peers() noexcept {
-  for (size_t peer = 0; peer < opened_.size(); ++peer)
-    if (opened_[peer]) cudaIpcCloseMemHandle(buffers_[peer]);
-  opened_.assign(opened_.size(), false);
+  for (size_t peer = 0; peer < buffers_.size(); ++peer)
+    if (buffers_[peer] && !is_here_[peer]) cudaIpcCloseMemHandle(buffers_[peer]);
+  buffers_.assign(buffers_.size(), nullptr);
   static_cast<void>(cudaGetLastError());
 }
 
-/// Whether nobody uses this rank's buffer any longer; says so of the others'.
+/// Whether nobody uses this rank's buffer any longer; says so of the others'. A rank that gave up does not tell.
 bool PeerCopies::are_all_gone() {
   const size_t first = word_of(CopyStep::Word::pushed, size_, 0);
   (*words_)[first + static_cast<size_t>(rank_)] = 1;
-  return wait_until([&] {
-    for (size_t peer = 0; peer < buffers_.size(); ++peer)
-      if ((*words_)[first + peer] != 1) return false;
-    return true;
+  size_t gone = 0;
+  wait_until([&] {
+    for (gone = 0; gone < buffers_.size() && (*words_)[first + gone] == 1;) ++gone;
+    return gone == buffers_.size() || is_given_up();
   });
+  return gone == buffers_.size();
 }
 
 /// Where a peer may still use the buffer it stays until the process ends, which is soon then.

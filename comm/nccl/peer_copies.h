@@ -2,15 +2,15 @@
 // kernels hold multiprocessors for as long as data travels, and products beside them need a wave more; copies
 // hold none, and the additions all of them for microseconds.
 //
-// comm/copy_plan.h says what is copied when. Lanes are streams, which wait for the peers' by numbers
-// (shared_words.h): nothing waits on the host.
+// comm/copy_plan.h says what is copied when, and comm/copy_queue.h how far ahead of the device that is queued.
+// Lanes are streams, which wait for the peers' by numbers (shared_words.h): nothing waits on the host.
 #pragma once
 
 #include <memory>
 #include <string_view>
 #include <vector>
 
-#include "comm/copy_plan.h"
+#include "comm/copy_queue.h"
 #include "comm/device_operation.h"
 #include "comm/nccl/shared_words.h"
 #include "core/backend/cuda/cuda_backend.h"
@@ -18,12 +18,14 @@
 namespace trireme::comm {
 
 /// Used by one thread at a time.
-class PeerCopies {
+class PeerCopies final : private CopyDevice {
  public:
   /// Begins to find out whether the ranks of `control`, all of which do so, reach each other's memory over
   /// NVLink. `control` must outlive that, the backend this; `label` names its operations.
   PeerCopies(Group& control, Backend& backend, std::string_view label);
-  ~PeerCopies();
+  /// Waits some seconds at most for the peers to let go of this rank's buffer; else that stays until the
+  /// process ends.
+  ~PeerCopies() override;
   PeerCopies(const PeerCopies&) = delete;
   PeerCopies& operator=(const PeerCopies&) = delete;
 
@@ -31,44 +33,63 @@ class PeerCopies {
   bool is_decided();
   /// The meeting's operation that is under way, if any.
   Work meeting() const { return meeting_; }
-  /// Once it is decided: whether it runs such calls. The same on all ranks.
-  bool takes(const DeviceCall& call) const;
+  /// Once it is decided: whether there are copies. The same on all ranks.
+  bool connected() const { return stage_ == Stage::decided && can_; }
+  /// Whether copies would run such a call.
+  static bool takes(const DeviceCall& call);
 
-  /// Queues it behind `after`, which may be null; `begin` and `end` are recorded before and behind it.
-  void run(const DeviceCall& call, Event* after, Event& begin, Event& end);
-  /// Ends what waits for peers; its results are worthless. Not to be used afterwards.
+  /// Begins an operation that it takes(), behind `after`, which may be null; `event` is recorded where it begins.
+  /// The one before it is all queued.
+  void begin(const DeviceCall& call, Event* after, Event& event);
+  /// Queues what there is room for. True when that is all, with `end` recorded behind it.
+  bool go_on(const DeviceCall& call, Event& end);
+  /// Ends what waits for peers; its results are worthless, here and with the peers. Not to be used afterwards.
   void abort() noexcept;
+  /// Whether a rank has done so.
+  bool is_given_up();
 
  private:
+  struct Home;
   struct Offer;
-  struct Pointers;
+  enum class Stage : uint8_t { meeting, comparing, offering, voting, decided };
 
+  void gather(const void* mine, size_t bytes);
+  template <class T>
+  T gathered(size_t rank) const;
+  void vote(bool yes);
+  bool are_linked() const;
   Offer make_offer();
   bool reach_all();
-  std::byte* reach(const Offer& peer);
+  std::byte* reach(size_t peer, const Offer& offer);
+  void decide();
   size_t num_words() const;
   bool finish_lanes();
   void close_peers() noexcept;
   bool are_all_gone();
-  void queue(const CopyStep& step, const DeviceCall& call);
+  std::byte* at(const CopyStep::Spot& spot) const;
+  void queue(const CopyStep& step) override;
+  bool has_told(const CopyStep& step) override;
 
   Group& control_;
   Backend& backend_;
   const int rank_, size_, device_;
   const std::string label_;
-  enum class Stage : uint8_t { offering, voting, decided } stage_ = Stage::offering;
-  Tensor my_offer_, offers_, vote_;  // of host memory
+  Stage stage_ = Stage::meeting;
+  Tensor mine_, all_;  // of host memory: what the ranks tell each other
   Work meeting_;
   bool can_ = false;
   bool aborted_ = false;
 
+  std::vector<int> devices_;     // of all ranks, as this process numbers them
+  std::vector<bool> is_here_;    // whether a rank is one of this process
   std::byte* buffer_ = nullptr;
   std::vector<std::byte*> buffers_;  // of all ranks, as this one reaches them; null: not reached
-  std::vector<bool> opened_;
   std::unique_ptr<SharedWords> words_;
   std::vector<std::unique_ptr<cuda::CudaStream>> lanes_;
   std::vector<std::unique_ptr<Event>> lane_ends_;
-  CopyPlanner planner_;
+  CopyQueue queue_;
+  std::vector<size_t> used_;  // lanes of the operation that was begun
+  const DeviceCall* call_ = nullptr;  // while steps of it are queued
 };
 
 }  // namespace trireme::comm

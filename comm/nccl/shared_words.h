@@ -33,7 +33,7 @@ class SharedWords {
   void write(cudaStream_t stream, size_t word, uint32_t value);
   /// The stream goes on once the word is `value` or later, modulo 2^32.
   void wait(cudaStream_t stream, size_t word, uint32_t value);
-  /// Nobody waits any longer, here or elsewhere, for words [begin, end) to be soon after `value`.
+  /// Whoever waits, here or elsewhere, for words [begin, end) to come to `value`, or soon after, goes on.
   void open(size_t begin, size_t end, uint32_t value) noexcept;
 
  private:

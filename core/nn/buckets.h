@@ -26,12 +26,13 @@ struct Bucket {
 };
 
 /// Lays `parameters` out, last declared first (about the order in which backward finishes), starting a new bucket
-/// when `bucket_bytes` of f32 gradient would be exceeded; a parameter that is larger by itself ends the bucket that it comes to, so that
-/// small ones between large ones don't go alone. Parameters whose
-/// gradients are summed over different ranks have different buckets; buckets are in the order in which backward completes
-/// them, those that stages share last. Each bucket's numel is a multiple of `multiple` elements. A parameter that is split counts as an even part for
-/// each of `split_ranks`, whatever is here: ranks whose parts differ in size must cut at the same places, or they would
-/// call their collectives in different orders. Pure: the same on every rank that holds parts of the same parameters.
+/// when `bucket_bytes` of f32 gradient would be exceeded; a parameter that is larger by itself ends the bucket that
+/// it comes to, so that small ones between large ones don't go alone. Parameters whose gradients are summed over
+/// different ranks have different buckets; buckets are in the order in which backward completes them, those that
+/// stages share last. Each bucket's numel is a multiple of `multiple` elements. A parameter that is split counts as
+/// an even part for each of `split_ranks`, whatever is here: ranks whose parts differ in size must cut at the same
+/// places, or they would call their collectives in different orders. Pure: the same on every rank that holds parts
+/// of the same parameters.
 std::vector<Bucket> plan_buckets(std::span<Parameter* const> parameters, size_t bucket_bytes, int64_t multiple = kParameterAlign,
                                  int64_t split_ranks = 1);
 

@@ -9,6 +9,7 @@
 #include <span>
 
 #include "optim/kernels.h"
+#include "optim/split_master.h"
 
 namespace trireme::cpu {
 
@@ -38,6 +39,21 @@ void update_range(float* weights, Low* rounded, const float* grad, int64_t begin
     weights[i] = w;
     if constexpr (!std::is_void_v<Low>)
       rounded[i].bits = Low(w).bits;  // bits: a store of a class would not vectorise
+  }
+}
+
+/// update_range() of masters in two halves.
+template <class Rule>
+void update_range_of_halves(bf16* weights, uint16_t* rest, const float* grad, int64_t begin, int64_t end, float decay,
+                            float multiplier, const Rule& rule) {
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) {
+    const float before = std::bit_cast<float>(join_master(weights[i].bits, rest[i]));
+    const float w = before - (decay * before + rule(i, grad[i] * multiplier));
+    const uint32_t bits = settle_master(std::bit_cast<uint32_t>(w));
+    const uint16_t data = round_master(bits);
+    weights[i].bits = data;
+    rest[i] = rest_of_master(bits, data);
   }
 }
 
@@ -124,6 +140,13 @@ void flat_update(Context& ctx, FlatUpdate& update, const StepControl& control, c
       const RunPlace& place = places[&run - runs.data()];
       update_range_at_random(weights, grad, begin, end, run.decays != 0 ? decay : 0.0f, control.multiplier, place,
                              place.stream(step), rule);
+    });
+  }
+  if (update.rest.defined()) {
+    bf16* weights = update.weights.data<bf16>();
+    uint16_t* rest = update.rest.data<uint16_t>();
+    return on_all_threads([&](int64_t begin, int64_t end, const DecayRun& run) {
+      update_range_of_halves(weights, rest, grad, begin, end, run.decays != 0 ? decay : 0.0f, control.multiplier, rule);
     });
   }
   float* weights = update.weights.data<float>();

@@ -4,6 +4,7 @@
 
 #include "core/backend/cuda/device.cuh"
 #include "optim/kernels.h"
+#include "optim/split_master.h"
 
 namespace trireme::cuda {
 
@@ -66,6 +67,42 @@ struct FullWeights {
   __device__ void store_one(int64_t i, float w) const {
     weights[i] = w;
     if constexpr (!std::is_void_v<Low>) rounded[i] = from_float<Low>(w);
+  }
+};
+
+/// The same for bf16 in whose place and in `rest` the two halves of masters lie (optim/split_master.h).
+struct HalvedWeights {
+  __nv_bfloat16* weights;
+  uint16_t* rest;
+
+  static constexpr int kBlocksOfSm = 6;
+  struct Draw {};
+  static __device__ float join(uint16_t data, uint16_t rest) { return __uint_as_float(join_master(data, rest)); }
+  __device__ Pack<float> load(int64_t i) const {
+    const auto data = *reinterpret_cast<const Four<uint16_t>*>(weights + i), low = *reinterpret_cast<const Four<uint16_t>*>(rest + i);
+    Pack<float> w;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) w.v[k] = join(data.v[k], low.v[k]);
+    return w;
+  }
+  __device__ float load_one(int64_t i) const { return join(*reinterpret_cast<const uint16_t*>(weights + i), rest[i]); }
+  __device__ float settle(float w, int64_t, int, Draw&) const { return __uint_as_float(settle_master(__float_as_uint(w))); }
+  __device__ void store(int64_t i, const Pack<float>& w) const {
+    Four<uint16_t> data, low;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const uint32_t bits = __float_as_uint(w.v[k]);
+      data.v[k] = round_master(bits);
+      low.v[k] = rest_of_master(bits, data.v[k]);
+    }
+    *reinterpret_cast<Four<uint16_t>*>(weights + i) = data;
+    *reinterpret_cast<Four<uint16_t>*>(rest + i) = low;
+  }
+  __device__ void store_one(int64_t i, float w) const {
+    const uint32_t bits = __float_as_uint(w);
+    const uint16_t data = round_master(bits);
+    *reinterpret_cast<uint16_t*>(weights + i) = data;
+    rest[i] = rest_of_master(bits, data);
   }
 };
 
@@ -181,9 +218,10 @@ void flat_update(Context& ctx, const char* name, FlatUpdate& update, const Tenso
   p.weight_decay = static_cast<float>(update.weight_decay);
   p.grad = elements<float>(update.grad);
   int i = 0;
-  const bool at_random = update.places.defined();
-  const Tensor& low = at_random ? update.weights : update.rounded;  // read and written 8 bytes at a time
-  bool aligned = (at_random || is_aligned(update.weights.raw())) && is_aligned(p.grad);
+  const bool at_random = update.places.defined(), halves = update.rest.defined(), is_low = at_random || halves;
+  const Tensor& low = is_low ? update.weights : update.rounded;  // read and written 8 bytes at a time
+  bool aligned = (is_low || is_aligned(update.weights.raw())) && is_aligned(p.grad) &&
+                 (!halves || reinterpret_cast<uintptr_t>(update.rest.raw()) % 8 == 0);
   for (const Tensor& slot : slots) {
     p.slots[i] = elements<float>(slot);
     aligned = aligned && is_aligned(p.slots[i++]);
@@ -199,6 +237,8 @@ void flat_update(Context& ctx, const char* name, FlatUpdate& update, const Tenso
     launch(RandomlyRoundedWeights{elements<__nv_bfloat16>(update.weights),
                                   reinterpret_cast<const RunPlace*>(elements<int64_t>(update.places)),
                                   elements<int64_t>(update.applied_steps)});
+  else if (halves)
+    launch(HalvedWeights{elements<__nv_bfloat16>(update.weights), elements<uint16_t>(update.rest)});
   else if (!update.rounded.defined())
     keep_full(static_cast<void*>(nullptr));
   else if (update.rounded.dtype() == DType::bf16)

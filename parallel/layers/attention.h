@@ -4,6 +4,7 @@
 
 #include "core/nn/linear.h"
 #include "core/ops/attention.h"
+#include "parallel/context_cache.h"
 #include "parallel/layers/head_split.h"
 #include "parallel/model_layout.h"
 #include "parallel/ring_attention.h"
@@ -40,7 +41,7 @@ class Attention : public Module {
   Tensor project(Context& ctx, const Tensor& x) { return qkv_(ctx, x); }
   /// What project() gave -> this rank's part of the sum [B*T, C] over the tensor ranks (see
   /// TensorParallel::leave). With `cache`, the new tokens attend to the cached ones too and are added to it.
-  Tensor attend(Context& ctx, const Tensor& qkv, int64_t batch, KvCache* cache = nullptr) {
+  Tensor attend(Context& ctx, const Tensor& qkv, int64_t batch, LayerCache* cache = nullptr) {
     const AttentionShape shape{batch,      qkv.dim(0) / batch, split_.q.end - split_.q.begin,
                                kv_heads(), head_dim(),         config_.causal};
     return proj_(ctx, mix(ctx, qkv, shape, cache), layout_.tensor.is_first());
@@ -49,11 +50,13 @@ class Attention : public Module {
   int64_t kv_heads() const { return split_.kv.end - split_.kv.begin; }  // here
 
  private:
-  Tensor mix(Context& ctx, const Tensor& qkv, const AttentionShape& shape, KvCache* cache) const {
-    if (cache)
-      return attention_cached(ctx, qkv, shape, *cache);  // each context rank holds the whole text then
-    return layout_.context_size() > 1 ? ring_attention(ctx, qkv, shape, *layout_.context)
-                                      : attention(ctx, qkv, shape);
+  Tensor mix(Context& ctx, const Tensor& qkv, const AttentionShape& shape, LayerCache* cache) const {
+    if (layout_.context_size() == 1)
+      return cache ? attention_cached(ctx, qkv, shape, cache->whole) : attention(ctx, qkv, shape);
+    Group& ring = *layout_.context;
+    if (!cache) return ring_attention(ctx, qkv, shape, ring);
+    return shape.tokens == 1 ? spread_attention(ctx, qkv, shape, cache->part, ring)  // prompts have two or more here
+                             : ring_attention_cached(ctx, qkv, shape, cache->part, ring);
   }
 
   AttentionConfig config_;

@@ -74,7 +74,7 @@ void Block::add_parts(Slots& slots, Travel& t) {
   });
 }
 
-Residual Block::operator()(Context& ctx, const Residual& in, int64_t batch, KvCache* cache) {
+Residual Block::operator()(Context& ctx, const Residual& in, int64_t batch, LayerCache* cache) {
   if (config_.recompute != Recompute::full || !ctx.tape) return forward(ctx, in, batch, cache);
   const auto segment = [this, batch](Context& inner, std::span<const Tensor> t) {
     Residual out = forward(inner, {t[0], t[1]}, batch, nullptr);
@@ -84,7 +84,7 @@ Residual Block::operator()(Context& ctx, const Residual& in, int64_t batch, KvCa
   return {out[0], out[1]};
 }
 
-Residual Block::forward(Context& ctx, const Residual& in, int64_t batch, KvCache* cache) {
+Residual Block::forward(Context& ctx, const Residual& in, int64_t batch, LayerCache* cache) {
   Travel travel{.ctx = ctx, .batch = batch, .stream = in, .cache = cache};
   Slots slots;
   add_parts(slots, travel);

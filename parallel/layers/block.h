@@ -35,7 +35,7 @@ struct Travel {
   std::function<Tensor(const Tensor&)> after_delta{};  // what comes after it
   Exchange exchange{};       // within a block
   Tensor qkv{};              // likewise
-  KvCache* cache = nullptr;  // of the block, in generation
+  LayerCache* cache = nullptr;  // of the block, in generation
 
   /// The residual stream with the delta that it was waiting for.
   Residual& settle();
@@ -58,12 +58,12 @@ class Block : public Module {
   void add_slots(Slots& slots, Travel& travel);
 
   /// `batch` samples of equally many tokens.
-  Residual operator()(Context& ctx, const Residual& in, int64_t batch, KvCache* cache = nullptr);
+  Residual operator()(Context& ctx, const Residual& in, int64_t batch, LayerCache* cache = nullptr);
   int64_t kv_heads() const { return attn_.kv_heads(); }  // of this rank
 
  private:
   void add_parts(Slots& slots, Travel& travel);
-  Residual forward(Context& ctx, const Residual& in, int64_t batch, KvCache* cache);
+  Residual forward(Context& ctx, const Residual& in, int64_t batch, LayerCache* cache);
 
   BlockConfig config_;
   TensorParallel tensor_;

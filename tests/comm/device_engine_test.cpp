@@ -46,12 +46,14 @@ struct WireLink final : comm::DeviceLink {
   void check() override {
     if (broken) throw CommError("the wire is cut");
   }
+  bool has_results() override { return !worthless; }
   void abort() noexcept override { aborted = true; }
 
   Wire& wire;
-  std::atomic<bool> aborted = false, broken = false;
+  std::atomic<bool> aborted = false, broken = false, worthless = false;
+  std::atomic<bool> in_parts = false;  // of an operation, the kernel; its end once that is done
   std::unique_ptr<Stream> stream;
-  size_t num_kernels = 0;
+  std::atomic<size_t> num_kernels = 0;
 };
 
 class WireOperation final : public DeviceOperation {
@@ -64,17 +66,24 @@ class WireOperation final : public DeviceOperation {
 
  private:
   bool issue() override {
+    if (!begin_) begin();
+    if (link_.in_parts && !kernel_->done()) return false;
+    end_->record(*link_.stream);
+    return true;
+  }
+  void begin() {
     if (after_) after_->wait(*link_.stream);
     begin_ = backend_.make_event();
     begin_->record(*link_.stream);
     static_cast<FakeStream&>(*link_.stream).queue([&link = link_, number = link_.num_kernels++] {
       link.wire.meet(number, link.aborted);
     });
-    end_->record(*link_.stream);
-    return true;
+    kernel_ = backend_.make_event();
+    kernel_->record(*link_.stream);
   }
   WireLink& link_;
   Backend& backend_;
+  std::unique_ptr<Event> kernel_;
 };
 
 class WireGroup final : public comm::DeviceGroup {
@@ -82,6 +91,9 @@ class WireGroup final : public comm::DeviceGroup {
   WireGroup(std::unique_ptr<Group> host, Backend& backend, Wire& wire)
       : DeviceGroup(std::move(host), backend, std::make_unique<WireLink>(wire, backend)) {}
   void cut() { wire_link().broken = true; }
+  void spoil() { wire_link().worthless = true; }
+  void issue_in_parts() { wire_link().in_parts = true; }
+  size_t num_kernels() { return wire_link().num_kernels; }
 
  private:
   WireLink& wire_link() { return static_cast<WireLink&>(link()); }
@@ -178,6 +190,60 @@ TEST(DeviceEngine, ABrokenLinkEndsEverything) {
   EXPECT_EQ(text, "rank 0: the wire is cut");
 }
 
+TEST(DeviceEngine, IsNotFarAheadOfADeviceThatWaits) {
+  Wire wire(2);
+  LocalWorld(2).run([&](Group& world) {
+    ASSERT_EQ(world.size(), 2);
+    Rank rank(world, wire);
+    std::vector<Work> works;
+    const auto call = [&] {
+      for (int i = 0; i < 200; ++i) works.push_back(rank.group->barrier(fmt::format("{}", i)));
+    };
+    if (world.rank() == 0) {
+      call();
+      std::this_thread::sleep_for(milliseconds(50));
+      EXPECT_EQ(rank.group->num_kernels(), 64u);
+      EXPECT_FALSE(works.back().done());
+    }
+    world.barrier("now").wait();
+    if (world.rank() == 1) call();
+    works.back().wait(*rank.compute);
+    EXPECT_EQ(rank.group->num_kernels(), 200u);
+    works.back().wait();
+    for (const Work& work : works) EXPECT_TRUE(work.done());
+  });
+}
+
+TEST(DeviceEngine, AllThatWasCalledMayEndBeforeTheGroupGoes) {
+  Wire wire(2);
+  LocalWorld(2).run([&](Group& world) {
+    Rank rank(world, wire);
+    std::vector<Work> works;
+    for (int i = 0; i < 150; ++i) works.push_back(rank.group->barrier(fmt::format("{}", i)));
+    rank.group.reset();
+    for (const Work& work : works) EXPECT_NO_THROW(work.wait());
+    world.barrier("end").wait();
+  });
+}
+
+TEST(DeviceEngine, WhatIsDoneWithoutAResultIsNoneUntilItIsKnownWhy) {
+  const std::string text = failure_of<std::runtime_error>(60'000, [](Group& world, Rank& rank) {
+    if (world.rank() == 0) rank.group->spoil();
+    const Work work = rank.group->barrier("bucket 3");
+    if (world.rank() == 1) {
+      work.wait();
+      std::this_thread::sleep_for(milliseconds(100));
+      throw std::runtime_error("the disk is full");
+    }
+    work.wait(*rank.compute);
+    rank.compute->synchronize();
+    EXPECT_TRUE(rank.group->failure()) << "what a peer gave up must not look like a result";
+    EXPECT_EQ(message_of<CommError>([&] { work.wait(); }),
+              "rank 0: barrier 'bucket 3' was given up: rank 1 failed: the disk is full");
+  });
+  EXPECT_EQ(text, "the disk is full");
+}
+
 TEST(DeviceEngine, TimeCountsFromWhenTheDeviceBegins) {
   Wire wire(2);
   LocalWorld(2, {.timeout_ms = 300}).run([&](Group& world) {
@@ -188,10 +254,11 @@ TEST(DeviceEngine, TimeCountsFromWhenTheDeviceBegins) {
   });
 }
 
-TEST(DeviceEngine, WhatIsIssuedMayEndBeforeTheGroupGoes) {
+void expect_an_end_before_the_group_goes(bool in_parts) {
   Wire wire(2);
   LocalWorld(2).run([&](Group& world) {
     Rank rank(world, wire);
+    if (in_parts) rank.group->issue_in_parts();
     if (world.rank() == 1) std::this_thread::sleep_for(milliseconds(100));
     const Work work = rank.group->barrier("last");
     rank.group.reset();
@@ -199,6 +266,8 @@ TEST(DeviceEngine, WhatIsIssuedMayEndBeforeTheGroupGoes) {
     world.barrier("end").wait();
   });
 }
+TEST(DeviceEngine, WhatIsIssuedMayEndBeforeTheGroupGoes) { expect_an_end_before_the_group_goes(false); }
+TEST(DeviceEngine, WhatIsIssuedInPartMayEndBeforeTheGroupGoes) { expect_an_end_before_the_group_goes(true); }
 
 TEST(DeviceEngine, WhatHangsIsGivenUpWithTheGroup) {
   Wire wire(2);

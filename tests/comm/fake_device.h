@@ -7,12 +7,12 @@
 #include <cstring>
 #include <deque>
 #include <functional>
-#include <map>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 #include "core/backend.h"
+#include "tests/comm/memory_ranges.h"
 
 namespace trireme {
 
@@ -149,33 +149,9 @@ class FakeDevice final : public Backend {
   }
 
  private:
-  /// Pinned memory and the device's, which copies read late.
-  class Ranges {
-   public:
-    void add(const void* data, size_t bytes) {
-      std::lock_guard lock(mutex_);
-      ranges_[data] = bytes;
-    }
-    void remove(const void* data) {
-      std::lock_guard lock(mutex_);
-      ranges_.erase(data);
-    }
-    bool contains(const void* data) {
-      std::lock_guard lock(mutex_);
-      const auto next = ranges_.upper_bound(data);
-      if (next == ranges_.begin()) return false;
-      const auto& [begin, bytes] = *std::prev(next);
-      return static_cast<const std::byte*>(data) < static_cast<const std::byte*>(begin) + bytes;
-    }
-
-   private:
-    std::mutex mutex_;
-    std::map<const void*, size_t> ranges_;  // bytes by where they begin
-  };
-
   int index_;
   std::unique_ptr<FakeRecording> recording_;  // under way
-  std::shared_ptr<Ranges> late_ = std::make_shared<Ranges>();
+  std::shared_ptr<MemoryRanges> late_ = std::make_shared<MemoryRanges>();  // pinned memory and the device's, which copies read late
 };
 
 }  // namespace trireme

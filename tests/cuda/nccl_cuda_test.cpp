@@ -19,6 +19,7 @@
 #include "tests/comm/conformance.h"
 #include "tests/comm/host_view.h"
 #include "tests/comm/test_tensor.h"
+#include "tests/cuda/gpu_rank.h"
 
 namespace trireme {
 namespace {
@@ -28,36 +29,8 @@ using ::testing::AllOf;
 using ::testing::Each;
 using ::testing::HasSubstr;
 
-using Seconds = std::chrono::duration<double>;
-
-/// One rank's GPU: its own where there are enough.
-struct Rank {
-  explicit Rank(Group& world, const DeviceGroupOptions& options = {})
-      : engine(make_cuda_backend({.index = world.rank() % num_cuda_devices()})),
-        ctx(engine.context()),
-        group(make_device_group(world, engine.backend(), "gradients", options)) {}
-  Tensor filled(int64_t n, float value) {
-    const std::vector<float> values(static_cast<size_t>(n), value);
-    return ctx.from_host<float>(values, {n});
-  }
-  std::vector<float> read(const Tensor& t) {
-    std::vector<float> values(static_cast<size_t>(t.numel()));
-    ctx.backend->copy(values.data(), t.raw(), t.bytes(), *ctx.stream);
-    ctx.stream->synchronize();
-    return values;
-  }
-  Work all_reduce(const Tensor& t, std::string_view label) {
-    return group->all_reduce(t, ReduceOp::sum, label, ctx.stream);
-  }
-  bool is_staged() const { return dynamic_cast<const comm::StagedGroup*>(group.get()) != nullptr; }
-
-  Engine engine;
-  Context ctx;
-  std::unique_ptr<Group> group;
-};
-
 /// The conformance table but for `left_out`, on a group made of the rank's.
-void check_conformance(Rank& rank, std::initializer_list<std::string_view> left_out) {
+void check_conformance(GpuRank& rank, std::initializer_list<std::string_view> left_out) {
   const auto view = view_from_host(rank.group->duplicate("conformance"), rank.engine.backend());
   for (const ConformanceCase& conformance_case : conformance_cases()) {
     if (std::ranges::count(left_out, conformance_case.name) > 0) continue;
@@ -79,7 +52,7 @@ int many() { return num_cuda_devices() + 1; }
 TEST_F(SharedGpu, RanksThatShareAGpuConform) {
   LocalWorld(many(), {.timeout_ms = 60'000}).run([](Group& world) {
     ASSERT_GT(world.size(), 1);
-    Rank rank(world);
+    GpuRank rank(world);
     ASSERT_TRUE(rank.is_staged());
     check_conformance(rank, {});
   });
@@ -87,7 +60,7 @@ TEST_F(SharedGpu, RanksThatShareAGpuConform) {
 
 TEST_F(SharedGpu, StreamsWaitForResultsAndOperationsForStreams) {
   LocalWorld(many(), {.timeout_ms = 60'000}).run([](Group& world) {
-    Rank rank(world);
+    GpuRank rank(world);
     const Tensor t = rank.filled(1'000'000, 1);
     float wanted = 1;
     for (int i = 0; i < 4; ++i, wanted *= static_cast<float>(world.size()))
@@ -172,7 +145,7 @@ class Nccl : public ::testing::Test {
 TEST_F(Nccl, RanksWithGpusOfTheirOwnConform) {
   LocalWorld(2, {.timeout_ms = 60'000}).run([](Group& world) {
     ASSERT_EQ(world.size(), 2);
-    Rank rank(world);
+    GpuRank rank(world);
     ASSERT_FALSE(rank.is_staged());
     check_conformance(rank, {"not_a_number_stays", "groups_are_independent"});
     for (const ReduceOp op : {ReduceOp::sum, ReduceOp::average}) {
@@ -185,7 +158,7 @@ TEST_F(Nccl, RanksWithGpusOfTheirOwnConform) {
 
 TEST_F(Nccl, StreamsWaitForResultsAndOperationsForStreams) {
   LocalWorld(2, {.timeout_ms = 60'000}).run([](Group& world) {
-    Rank rank(world);
+    GpuRank rank(world);
     const Tensor large = rank.filled(32 << 20, 1), small = rank.filled(3, 1);
     float wanted = 1;
     for (int i = 0; i < 4; ++i, wanted *= 2) {
@@ -207,7 +180,7 @@ TEST_F(Nccl, GradientsAreReduced) {
 
 TEST_F(Nccl, FewerThreadBlocksGiveTheSameSums) {
   LocalWorld(2, {.timeout_ms = 60'000}).run([](Group& world) {
-    Rank rank(world);
+    GpuRank rank(world);
     const auto group = make_device_group(world, rank.engine.backend(), "few", {.nccl_ctas = 2});
     const Tensor t = rank.filled(1 << 20, 1);
     group->all_reduce(t, ReduceOp::sum, "few", rank.ctx.stream).wait(*rank.ctx.stream);
@@ -215,31 +188,8 @@ TEST_F(Nccl, FewerThreadBlocksGiveTheSameSums) {
   });
 }
 
-/// The message of the E that two ranks end with whose group is connected, and how long it took.
-template <class E>
-std::pair<std::string, Seconds> failure_of(int64_t timeout_ms, bool connected,
-                                           const std::function<void(Group&, Rank&)>& body,
-                                           const DeviceGroupOptions& options = {}) {
-  steady_clock::time_point begin;
-  const std::string text = message_of<E>([&] {
-    LocalWorld(2, {.timeout_ms = 60'000}).run([&](Group& world) {
-      Rank rank(world, options);
-      if (connected) rank.group->barrier("start").wait();
-      rank.group->set_options({.timeout_ms = timeout_ms});
-      world.barrier("begin").wait();
-      if (world.rank() == 0) begin = steady_clock::now();
-      body(world, rank);
-    });
-  });
-  return {text, steady_clock::now() - begin};
-}
-
-void stay_away(Group& world) {
-  while (!world.failure()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-}
-
-void expect_abort_without_rank1(const DeviceGroupOptions& options) {
-  const auto stay_or_call = [](Group& world, Rank& rank) {
+TEST_F(Nccl, AnOperationThatARankStaysAwayFromIsAborted) {
+  const auto [text, elapsed] = failure_of<CommError>(1000, true, [](Group& world, GpuRank& rank) {
     if (world.rank() == 1) return stay_away(world);
     const Tensor t = rank.filled(1 << 20, 1);
     const Work work = rank.all_reduce(t, "bucket 3");
@@ -248,34 +198,15 @@ void expect_abort_without_rank1(const DeviceGroupOptions& options) {
     EXPECT_TRUE(world.failure());
     EXPECT_THROW(rank.all_reduce(t, "bucket 4").wait(*rank.ctx.stream), CommError);
     work.wait();
-  };
-  const auto [text, elapsed] = failure_of<CommError>(1000, true, stay_or_call, options);
+  });
   EXPECT_THAT(text, AllOf(HasSubstr("rank 0: all_reduce 'bucket 3' in group 'gradients' was not done within 1 s"),
                           HasSubstr("its ranks are alive")));
   EXPECT_GE(elapsed, Seconds(1));
   EXPECT_LT(elapsed, Seconds(10));
 }
 
-TEST_F(Nccl, AnOperationThatARankStaysAwayFromIsAborted) { expect_abort_without_rank1({}); }
-
-TEST_F(Nccl, CopiesThatARankStaysAwayFromAreAborted) { expect_abort_without_rank1({.copy_engines = true}); }
-
-TEST_F(Nccl, CopyEnginesGiveTheSameSums) {
-  LocalWorld(2, {.timeout_ms = 60'000}).run([](Group& world) {
-    Rank with(world, {.copy_engines = true}), without(world);
-    for (const int64_t n : {100, 1 << 20, 40'000'001}) {
-      const Tensor a = with.filled(n, 0.1F * static_cast<float>(1 + world.rank())), b = without.filled(n, 0.1F * static_cast<float>(1 + world.rank()));
-      for (int i = 0; i < 3; ++i) {
-        with.all_reduce(a, "a").wait(*with.ctx.stream);
-        without.all_reduce(b, "b").wait(*without.ctx.stream);
-      }
-      EXPECT_EQ(with.read(a), without.read(b)) << n;
-    }
-  });
-}
-
 TEST_F(Nccl, ARankThatStaysAwayFromTheFirstOperationIsNamed) {
-  const auto [text, elapsed] = failure_of<CommError>(1000, false, [](Group& world, Rank& rank) {
+  const auto [text, elapsed] = failure_of<CommError>(1000, false, [](Group& world, GpuRank& rank) {
     if (world.rank() == 0) return stay_away(world);
     rank.all_reduce(rank.filled(100, 1), "bucket 0").wait(*rank.ctx.stream);
   });
@@ -284,7 +215,7 @@ TEST_F(Nccl, ARankThatStaysAwayFromTheFirstOperationIsNamed) {
 }
 
 TEST_F(Nccl, AnExceptionInOneRankEndsTheOthersKernels) {
-  const auto [text, elapsed] = failure_of<std::runtime_error>(60'000, true, [](Group& world, Rank& rank) {
+  const auto [text, elapsed] = failure_of<std::runtime_error>(60'000, true, [](Group& world, GpuRank& rank) {
     if (world.rank() == 1) throw std::runtime_error("the disk is full");
     const Work work = rank.all_reduce(rank.filled(1 << 20, 1), "bucket 3");
     work.wait(*rank.ctx.stream);
@@ -297,7 +228,7 @@ TEST_F(Nccl, AnExceptionInOneRankEndsTheOthersKernels) {
 }
 
 TEST_F(Nccl, MessagesThatNobodySendsTimeOut) {
-  const auto [text, elapsed] = failure_of<CommError>(500, false, [](Group& world, Rank& rank) {
+  const auto [text, elapsed] = failure_of<CommError>(500, false, [](Group& world, GpuRank& rank) {
     if (world.rank() == 1) return stay_away(world);
     rank.group->recv(rank.filled(10, 0), 1, 0, "x", rank.ctx.stream).wait();
   });
@@ -307,7 +238,7 @@ TEST_F(Nccl, MessagesThatNobodySendsTimeOut) {
 
 TEST_F(Nccl, WhatHangsIsGivenUpWithTheGroup) {
   LocalWorld(2, {.timeout_ms = 60'000}).run([](Group& world) {
-    Rank rank(world);
+    GpuRank rank(world);
     rank.group->barrier("start").wait();
     const Tensor t = rank.filled(1 << 20, 1);
     Work work;

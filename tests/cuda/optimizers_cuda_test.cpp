@@ -1,9 +1,11 @@
 // The optimizers and the guard on a GPU against the host's: the same rules within f32's rounding, the same decisions, and
 // not a bit changed by a skipped step or outside of the runs.
 #include <array>
+#include <bit>
 #include <cmath>
 
 #include "optim/clip.h"
+#include "optim/split_master.h"
 #include "tests/cuda/gpu.h"
 #include "tests/optim/optim_world.h"
 
@@ -29,14 +31,25 @@ std::vector<T> values_of(Context& ctx, const Tensor& t) {
   return values;
 }
 
+/// An array of an optimizer's state; masters that are split, put together.
+std::vector<float> values_of(World& world, const OptimizerState::Flat& s) {
+  if (s.values.dtype() == DType::f32) return values_of<float>(world.ctx, s.values);
+  const auto data = values_of<bf16>(world.ctx, world.shards.at(s.shard).data);
+  const auto rest = values_of<uint16_t>(world.ctx, s.values);
+  std::vector<float> masters;
+  for (size_t i = 0; i < data.size(); ++i) masters.push_back(std::bit_cast<float>(join_master(data[i].bits, rest[i])));
+  return masters;
+}
+
 /// The arrays of an optimizer's state that are f32, by name, and the count of applied steps.
 struct StateCopy {
   std::vector<std::pair<std::string, std::vector<float>>> arrays;
   int64_t applied_steps = 0;
 };
-StateCopy copy_of(Context& ctx, const OptimizerState& state) {
+StateCopy copy_of(World& world, const OptimizerState& state) {
   StateCopy copy;
-  for (const auto& s : state.flat) copy.arrays.emplace_back(s.slot, values_of<float>(ctx, s.values));
+  Context& ctx = world.ctx;
+  for (const auto& s : state.flat) copy.arrays.emplace_back(s.slot, values_of(world, s));
   for (const auto& s : state.whole) copy.arrays.emplace_back(s.parameter->name + " " + s.slot, values_of<float>(ctx, s.values));
   copy.applied_steps = values_of<int64_t>(ctx, state.scalars.at(0).value).at(0);
   return copy;
@@ -110,7 +123,7 @@ TEST_P(OptimizersCuda, TenStepsAreThoseOfTheHost) {
       const auto a = make_optimizer(GetParam().config), b = make_optimizer(GetParam().config);
       train(host, *a);
       train(device, *b);
-      const StateCopy want = copy_of(host.ctx, a->state()), got = copy_of(device.ctx, b->state());
+      const StateCopy want = copy_of(host, a->state()), got = copy_of(device, b->state());
       EXPECT_EQ(got.applied_steps, 9);
       ASSERT_EQ(got.arrays.size(), want.arrays.size());
       for (size_t i = 0; i < want.arrays.size(); ++i) {
@@ -132,7 +145,7 @@ TEST_P(OptimizersCuda, TheDataIsTheMasterRounded) {
     size_t seen = 0;
     for (const auto& s : optimizer->state().flat) {
       if (s.slot != "master") continue;
-      const auto master = values_of<float>(world.ctx, s.values);
+      const auto master = values_of(world, s);
       const auto data = values_of<Low>(world.ctx, world.shards.at(s.shard).data);
       ASSERT_EQ(data.size(), master.size());
       for (size_t i = 0; i < data.size(); ++i) ASSERT_EQ(data[i].bits, Low(master[i]).bits) << name_of(dtype) << " " << i;

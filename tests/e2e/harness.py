@@ -132,6 +132,12 @@ class CommandTest(unittest.TestCase):
     def trireme(self, *arguments, status=0, timeout_s=60, **options):
         return self.finish(self.start(*arguments, **options), status, timeout_s)
 
+    def mpirun(self, ranks, *arguments):
+        """The command on `ranks` processes, once it has ended."""
+        line = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--mca", "mpi_yield_when_idle", "1", "-n", str(ranks), TRIREME]
+        return subprocess.run([*line, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              env=self.environment(), cwd=self.folder, timeout=60)
+
     def trireme_stdout(self, *arguments):
         """What the command prints to standard output alone."""
         done = subprocess.run([TRIREME, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True,

@@ -119,6 +119,47 @@ class WrongStart(CommandTest):
         self.assertIn("a folder is wanted", self.trireme("train", self.config, "--set", f"run.out={self.config}", status=2))
 
 
+class WrongOnAllRanks(CommandTest):
+    """Ranks of mpirun say together what is wrong."""
+
+    def told_once(self, expected, *arguments):
+        done = self.mpirun(3, *arguments)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertEqual(done.stderr.count("trireme: error: "), 1, done.stderr)
+        self.assertIn(expected, done.stderr)
+
+    def test_a_wrong_experiment_is_told_once(self):
+        config = self.make_config(batch={"global": 12})
+        cases = {"optim.lrr": "optim.lrr=1", "tensor 2 does not divide 3 ranks": "parallel.tensor=2", "a folder is wanted": f"run.out={config}",
+                 "optim.schedule": "optim.schedule.kind=nonsense", "optim.lr": "optim.lr=-1",
+                 "nothing*.bin": "data.train=nothing*.bin", "nowhere": "checkpoint.init_from=nowhere"}
+        for expected, change in cases.items():
+            with self.subTest(change=change):
+                self.told_once(expected, "train", config, "--set", change)
+        self.told_once("no_such.yaml", "train", "no_such.yaml")
+
+    def test_a_checkpoint_that_does_not_fit_is_told_once(self):
+        config = self.make_config(batch={"global": 12}, run={"steps": 2})
+        self.trireme("train", config)
+        self.told_once("another optimizer", "train", config, "--set", "optim.kind=sgd", "--set", "run.steps=3")
+        self.told_once("nowhere", "eval", "nowhere", "--data", "x*.bin")
+        self.told_once("x*.bin", "eval", self.run_folder, "--data", "x*.bin")
+        self.told_once("--context", "generate", self.run_folder, "--context", 3)
+        self.told_once("does not tell its tokenizer", "generate", self.run_folder)
+        self.told_once("has 257 tokens", "generate", self.run_folder, "--tokenizer", "bytes")
+
+    def test_ranks_that_are_told_different_things_say_which(self):
+        folder = self.make_config(batch={"global": 12}).parent
+        (folder / "here").mkdir()
+        script = self.make_file("rank.sh", f'cd "{folder}/here"\n[ "$OMPI_COMM_WORLD_RANK" = 2 ] || cd "{folder}"\nexec "$@"\n')
+        done = subprocess.run(["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "3", "sh", script, TRIREME, "train", "config.yaml"],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, env=self.environment(), cwd=folder, timeout=60)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertEqual(done.stderr.count("trireme: error: "), 1, done.stderr)
+        self.assertIn("rank 2: ", done.stderr)
+        self.assertIn("config.yaml", done.stderr)
+
+
 class WrongUse(CommandTest):
     def test_import_of_a_folder_without_a_model(self):
         self.assertIn("config.json", self.trireme("import", self.folder, "--out", "imported", status=2))

@@ -89,6 +89,18 @@ std::string refusal(const RunPlan& plan, double available_bytes) {
   return refusal_of([&] { check_memory(plan, available_bytes); }, "fits");
 }
 
+TEST(MemoryCheckTest, AModelThatIsOnlyUsedMustFitToo) {
+  const RunPlan plan = plan_run(config("nowhere", {"", 1, {}}), 1, /*needs_data=*/false);
+  const double weights = estimate_inference_memory(plan.config.model, plan.layout, /*generates=*/false, 0);
+  const auto told = [&](bool generates, double bytes) {
+    return refusal_of([&] { check_inference_memory(plan.config.model, plan.layout, generates, bytes); }, "fits");
+  };
+  EXPECT_EQ(told(false, weights), "fits");
+  EXPECT_EQ(told(true, 0), "fits") << "it is not known";
+  EXPECT_THAT(told(true, weights), ::testing::AllOf(::testing::HasSubstr("GiB for weights, keys and values and has"),
+                                                    ::testing::HasSubstr("--tensor or --pipeline")));
+}
+
 TEST(MemoryCheckTest, NamesChangesWithWhichItFits) {
   Config c = config("nowhere", {"", 1, {}});
   c.model.vocab = 256;

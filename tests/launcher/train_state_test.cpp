@@ -3,8 +3,10 @@
 
 #include <gmock/gmock.h>
 
+#include <bit>
 #include <deque>
 
+#include "optim/split_master.h"
 #include "tests/core/checkpoint/checkpoint_fixture.h"
 
 namespace trireme {
@@ -135,6 +137,53 @@ TEST_F(TrainStateTest, EachRankReadsItsOwnPartsThoseOfOthersAmongThem) {
     rank.for_values(
         [](const Parameter& p, float found, float expected) { EXPECT_EQ(found, expected) << p.name; });
   }
+}
+
+// In the checkpoint masters are whole, so it serves runs of any precision.
+TEST_F(TrainStateTest, MastersInHalvesAreWrittenAndReadWhole) {
+  Engine engine(make_cpu_backend(1));
+  Context ctx = engine.context();
+  const auto make = [&](Parameter& p) {
+    p.name = "w", p.shape = {5, 7};
+    Parameter* all[] = {&p};
+    std::vector<Bucket> buckets = plan_buckets(all, 1 << 20);
+    allocate_buckets(ctx, buckets, DType::bf16);
+    return buckets;
+  };
+  const auto attach = [&](const std::vector<Bucket>& buckets) {
+    const std::vector<Shard> shards{make_shard(buckets[0], 0, 20), make_shard(buckets[0], 20, buckets[0].numel)};
+    OptimizerState state;
+    for (size_t i = 0; i < shards.size(); ++i)
+      state.flat.push_back({i, "master", ctx.zeros(shards[i].data.shape(), DType::u16, MemoryClass::optimizer)});
+    return std::pair(shards, state);
+  };
+  const auto master = [](int64_t i) { return 1.0f + 0.001f * static_cast<float>(i * i); };
+  Parameter from, to;
+  const std::vector<Bucket> written = make(from), read = make(to);
+  auto [shards, state] = attach(written);
+  for (size_t s = 0; s < shards.size(); ++s)
+    for (const Shard::Segment& segment : shards[s].segments)
+      for (int64_t e = segment.begin; e < segment.end; ++e) {
+        const uint32_t bits = std::bit_cast<uint32_t>(master(segment.parameter_begin + e - segment.begin));
+        ASSERT_EQ(settle_master(bits), bits) << "choose other numbers";
+        uint16_t& data = shards[s].data.data<bf16>()[e].bits;
+        data = round_master(bits);
+        state.flat[s].values.data<uint16_t>()[e] = rest_of_master(bits, data);
+      }
+  CheckpointWriter writer(target(1));
+  save_state(writer, ctx, shards, state, {0, 1, /*replicated=*/true, true});
+  CheckpointReader reader(writer.commit());
+  std::vector<float> values(35);
+  reader.read<float>("w", Slice::whole({5, 7}), values);
+  for (int64_t i = 0; i < 35; ++i) EXPECT_EQ(values[static_cast<size_t>(i)], master(i)) << i;
+
+  auto [other_shards, other_state] = attach(read);
+  load_state(reader, ctx, other_shards, other_state);
+  for (size_t s = 0; s < shards.size(); ++s)
+    for (int64_t e = 0; e < shards[s].segments.back().end; ++e) {
+      EXPECT_EQ(other_shards[s].data.data<bf16>()[e].bits, shards[s].data.data<bf16>()[e].bits) << s << " " << e;
+      EXPECT_EQ(other_state.flat[s].values.data<uint16_t>()[e], state.flat[s].values.data<uint16_t>()[e]) << s << " " << e;
+    }
 }
 
 TEST_F(TrainStateTest, AMissingSlotOrAnotherShapeIsRefused) {

@@ -26,6 +26,8 @@ TEST(ContextChunksTest, EveryTokenHasOneOwner) {
         ++owners[static_cast<size_t>(chunks.position(t))];
         EXPECT_TRUE(t == 0 ||
                     chunks.position(t) > chunks.position(t - 1));  // a causal mask of local tokens is right
+        EXPECT_EQ(chunks.owner_of(chunks.position(t)), rank);
+        EXPECT_EQ(chunks.num_before(chunks.position(t)), t);
       }
     }
     EXPECT_THAT(owners, testing::Each(1)) << tokens << " tokens, " << ranks << " ranks";

@@ -2,6 +2,7 @@
 // until then, as on a GPU. So a missing wait shows as a wrong result.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <tuple>
 
@@ -21,25 +22,46 @@ T unowned(const T& value) {
   return value;
 }
 
-template <class Kernel, class Fn = typename Kernel::Fn>
+/// A kernel of the host on a device whose queue(stream, task) puts tasks on its streams.
+template <class Device, class Kernel, class Fn = typename Kernel::Fn>
 struct QueuedKernel;
-template <class Kernel, class... Arguments>
-struct QueuedKernel<Kernel, void(Context&, Arguments...)> {
+template <class Device, class Kernel, class... Arguments>
+struct QueuedKernel<Device, Kernel, void(Context&, Arguments...)> {
   static void run(Context& ctx, Arguments... arguments) {
     auto& host = ctx.backend->state<Engine>();
-    static_cast<FakeStream&>(*ctx.stream).queue([&host, held = std::tuple(unowned(arguments)...)]() mutable {
+    Device::queue(*ctx.stream, [&host, held = std::tuple(unowned(arguments)...)]() mutable {
       Context host_ctx = host.context();
       std::apply([&](auto&... args) { host.backend().kernel<Kernel>()(host_ctx, args...); }, held);
     });
   }
+};
+/// What gives the host a result reads its arguments at once.
+template <class Device, class Kernel, class Result, class... Arguments>
+struct QueuedKernel<Device, Kernel, Result(Context&, Arguments...)> {
+  static Result run(Context& ctx, Arguments... arguments) {
+    ctx.stream->synchronize();
+    auto& host = ctx.backend->state<Engine>();
+    Context host_ctx = host.context();
+    return host.backend().kernel<Kernel>()(host_ctx, arguments...);
+  }
+};
+
+/// Those of `host`.
+template <class Device, class... Kernels>
+void add_queued_kernels(Backend& device, std::unique_ptr<Backend> host) {
+  device.add_state(std::make_shared<Engine>(std::move(host)));
+  (device.add_kernel<Kernels>(&QueuedKernel<Device, Kernels>::run), ...);
+}
+
+struct OnFakeDevice {
+  static void queue(Stream& stream, std::function<void()> task) { static_cast<FakeStream&>(stream).queue(std::move(task)); }
 };
 
 /// A device with the given kernels of the host.
 template <class... Kernels>
 std::unique_ptr<FakeDevice> make_fake_device(int index) {
   auto device = std::make_unique<FakeDevice>(index);
-  device->add_state(std::make_shared<Engine>(make_cpu_backend(1)));
-  (device->template add_kernel<Kernels>(&QueuedKernel<Kernels>::run), ...);
+  add_queued_kernels<OnFakeDevice, Kernels...>(*device, make_cpu_backend(1));
   return device;
 }
 

@@ -5,7 +5,7 @@
 
 namespace trireme::cuda {
 
-inline constexpr int64_t kMaxClassifierBytes = int64_t{1} << 30;  // of logits at a time
+inline constexpr int64_t kMaxClassifierBytes = int64_t{1} << 29;  // of logits at a time
 inline constexpr int64_t kTile = 128;                             // rows of a product's tile
 
 /// Rows of a chunk: at most `max_rows`; all chunks of one size and of whole tiles, where such a size is near.

@@ -140,7 +140,10 @@ class CudaBackend : public Backend {
   void copy(void* to, const void* from, size_t bytes, Stream& stream) override {
     if (bytes == 0) return;
     DeviceScope scope(index_);
-    if (bytes <= kMaxStagedBytes && is_pageable(from)) return staging_.copy(to, from, bytes, raw_stream(stream));
+    const cudaPointerAttributes source = attributes_of(from);
+    if (bytes <= kMaxStagedBytes && source.type == cudaMemoryTypeUnregistered)
+      return staging_.copy(to, from, bytes, raw_stream(stream));
+    if (is_here(source) && is_here(attributes_of(to))) return copy_on_device(to, from, bytes, raw_stream(stream));
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, raw_stream(stream)), "copy");
   }
   void fill_zero(void* data, size_t bytes, Stream& stream) override {
@@ -175,10 +178,13 @@ class CudaBackend : public Backend {
 
  private:
   static constexpr size_t kMaxStagedBytes = size_t{64} << 20;  // more than that waits for the copy
-  static bool is_pageable(const void* data) {
+  static cudaPointerAttributes attributes_of(const void* data) {
     cudaPointerAttributes attributes{};
     check(cudaPointerGetAttributes(&attributes, data), "cudaPointerGetAttributes");
-    return attributes.type == cudaMemoryTypeUnregistered;
+    return attributes;
+  }
+  bool is_here(const cudaPointerAttributes& data) const {
+    return data.type == cudaMemoryTypeDevice && data.device == index_;
   }
   int index_;
   Staging staging_;

@@ -1,4 +1,4 @@
-// Kernels that go over memory once: add, fill, scale, cast, sums of squares, dropout.
+// Kernels that go over memory once: add, fill, scale, cast, copy, sums of squares, dropout.
 #include "core/backend/cuda/kernels.h"
 #include "core/backend/cuda/map.cuh"
 #include "core/ops/elementwise.h"
@@ -123,6 +123,19 @@ void copy_columns(Context& ctx, const Tensor& from, int64_t from_column, int64_t
   });
 }
 
+template <class T>
+struct Copy {
+  const T* x;
+  __device__ T one(int64_t i) const { return x[i]; }
+  __device__ Pack<T> pack(int64_t i) const { return load_pack(x + i); }
+};
+
+template <class T>
+void copy_as(void* to, const void* from, size_t bytes, cudaStream_t stream) {
+  const Copy<T> f{static_cast<const T*>(from)};
+  map(stream, "copy", static_cast<int64_t>(bytes / sizeof(T)), static_cast<T*>(to), is_aligned(f.x), f);
+}
+
 // Two kernels, so that the order of the sum is fixed: each block its part, then one block the parts.
 constexpr int kMaxParts = 1024;
 
@@ -206,6 +219,13 @@ void dropout(Context& ctx, const Tensor& x, float p, RandomStream stream, const 
 }
 
 }  // namespace
+
+void copy_on_device(void* to, const void* from, size_t bytes, cudaStream_t stream) {
+  const uintptr_t all = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | bytes;
+  if (all % sizeof(uint32_t) == 0) return copy_as<uint32_t>(to, from, bytes, stream);
+  if (all % sizeof(uint16_t) == 0) return copy_as<uint16_t>(to, from, bytes, stream);
+  copy_as<uint8_t>(to, from, bytes, stream);
+}
 
 void add_elementwise_kernels(Backend& backend) {
   backend.add_kernel<AddKernel>(&add);

@@ -24,13 +24,17 @@ __global__ void map_unaligned_kernel(int64_t n, Out* y, F f) {
 }
 /// y[i] = f.one(i) for i in [0, n). `aligned`: what f.pack() reads is aligned to 16 bytes at i = 0.
 template <class Out, class F>
-void map(const Context& ctx, const char* name, int64_t n, Out* y, bool aligned, const F& f) {
+void map(cudaStream_t stream, const char* name, int64_t n, Out* y, bool aligned, const F& f) {
   if (n == 0) return;
   if (aligned && is_aligned(y))
-    map_kernel<<<grid_size(n, int64_t{kMapThreads} * Pack<Out>::kSize), kMapThreads, 0, raw_stream(ctx)>>>(n, y, f);
+    map_kernel<<<grid_size(n, int64_t{kMapThreads} * Pack<Out>::kSize), kMapThreads, 0, stream>>>(n, y, f);
   else
-    map_unaligned_kernel<<<grid_size(n, kMapThreads), kMapThreads, 0, raw_stream(ctx)>>>(n, y, f);
+    map_unaligned_kernel<<<grid_size(n, kMapThreads), kMapThreads, 0, stream>>>(n, y, f);
   check_launch(name);
+}
+template <class Out, class F>
+void map(const Context& ctx, const char* name, int64_t n, Out* y, bool aligned, const F& f) {
+  map(raw_stream(ctx), name, n, y, aligned, f);
 }
 
 }  // namespace trireme::cuda

@@ -66,6 +66,7 @@ TEST_F(MessageGateCuda, OneEndMayBeMessagesAhead) {
   EXPECT_TRUE(first->done());
   pass(*receiver, *b_);
   a_->synchronize();
+  b_->synchronize();  // it reads the gate's words too
 }
 
 TEST_F(MessageGateCuda, NobodyWaitsAtAnOpenOne) {

@@ -12,7 +12,7 @@
 #include "comm/local/local_world.h"
 #include "core/context.h"
 #include "core/ops/elementwise.h"
-#include "tests/cuda/gpu.h"
+#include "tests/cuda/nccl/nvlink.h"
 
 namespace trireme::comm {
 namespace {
@@ -60,10 +60,11 @@ struct Rank {
   /// In the order of the context's stream.
   void run(OpKind kind, const Tensor& input, const Tensor& output, ReduceOp op = ReduceOp::sum) {
     const DeviceCall call{.kind = kind, .input = input, .output = output, .reduce_op = op};
-    ASSERT_TRUE(copies.takes(call));
+    ASSERT_TRUE(copies.connected() && PeerCopies::takes(call));
     const auto after = engine.backend().make_event();
     after->record(*ctx.stream);
-    copies.run(call, after.get(), *begin, *end);
+    copies.begin(call, after.get(), *begin);
+    while (!copies.go_on(call, *end)) std::this_thread::yield();
     end->wait(*ctx.stream);
   }
 
@@ -77,7 +78,7 @@ struct Rank {
 class PeerCopiesCuda : public ::testing::TestWithParam<int> {
  protected:
   // Copies of one process and GPU may run in the order in which they were queued, so ranks can't share one.
-  void SetUp() override { TRIREME_NEEDS_GPUS(GetParam()); }
+  void SetUp() override { TRIREME_NEEDS_NVLINK(GetParam()); }
   /// As many ranks as the parameter says.
   static void on_ranks(const std::function<void(Rank&)>& body) {
     LocalWorld(GetParam(), {.timeout_ms = 60'000}).run([&](Group& world) {
@@ -154,7 +155,7 @@ TEST_P(PeerCopiesCuda, LeaveOthersToNccl) {
   on_ranks([](Rank& rank) {
     const auto takes = [&](OpKind kind, int64_t n, DType dtype, ReduceOp op) {
       const Tensor t = rank.ctx.empty({n}, dtype);
-      return rank.copies.takes({.kind = kind, .input = t, .output = t, .reduce_op = op});
+      return PeerCopies::takes({.kind = kind, .input = t, .output = t, .reduce_op = op});
     };
     EXPECT_TRUE(takes(OpKind::all_reduce, 1 << 20, DType::f32, ReduceOp::sum));
     EXPECT_FALSE(takes(OpKind::all_reduce, 1 << 10, DType::f32, ReduceOp::sum));
@@ -171,7 +172,9 @@ TEST_P(PeerCopiesCuda, AnAbortEndsWhatWaits) {
     const Tensor t = rank.filled(20 << 20, DType::f32);
     rank.meet();
     if (rank.world.rank() != 0) {
+      EXPECT_FALSE(rank.copies.is_given_up());
       while (!over) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      EXPECT_TRUE(rank.copies.is_given_up()) << "what it got from that rank would look like a result";
       return rank.copies.abort();
     }
     for (int i = 0; i < 3; ++i) rank.run(OpKind::all_reduce, t, t);
@@ -182,6 +185,33 @@ TEST_P(PeerCopiesCuda, AnAbortEndsWhatWaits) {
     rank.ctx.stream->synchronize();
     EXPECT_LT(steady_clock::now() - begin, std::chrono::seconds(2));
     over = true;
+  });
+}
+
+// A rank that gives up writes the words of the others too, by which they know how far their devices are.
+TEST_P(PeerCopiesCuda, AnAbortElsewhereIsNoProgress) {
+  std::atomic<int> full = 0, over = 0;
+  on_ranks([&](Rank& rank) {
+    const Tensor t = rank.filled(20 << 20, DType::f32);
+    const DeviceCall call{.kind = OpKind::all_reduce, .input = t, .output = t};
+    rank.meet();
+    if (rank.world.rank() == 0) {
+      while (full < rank.world.size() - 1) std::this_thread::yield();
+      rank.copies.abort();
+      ++over;
+    } else {
+      do {
+        rank.copies.begin(call, nullptr, *rank.begin);
+      } while (rank.copies.go_on(call, *rank.end));
+      ++full;
+      while (over == 0) std::this_thread::yield();
+      bool goes_on = false;
+      for (int i = 0; i < 100 && !goes_on; ++i) goes_on = rank.copies.go_on(call, *rank.end);
+      EXPECT_FALSE(goes_on);
+      ++over;
+    }
+    while (over < rank.world.size()) std::this_thread::yield();
+    if (rank.world.rank() > 0) rank.copies.abort();
   });
 }
 

@@ -1,0 +1,111 @@
+"""Layouts of two processes on one GPU, through NCCL and copy engines (see one_gpu.cpp): they learn what one process learns, and
+a rank that stops or dies ends the run. Nothing here is about speed: both wait for the GPU."""
+import os
+import signal
+import subprocess
+import time
+import unittest
+
+from harness import CommandTest
+
+SHARED = {"LD_PRELOAD": os.environ.get("ONE_GPU_LIBRARY", ""), "NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1"}
+MODEL = {"layers": 4, "heads": 6, "width": 384, "context": 256, "dropout": 0.1}
+STEPS = 10
+LARGE = """
+model: {{preset: gpt2-1558m}}
+data: {{train: "{folder}/train*.bin"}}
+batch: {{global: 4, micro: 2, sequence: 1024}}
+precision: {{compute: bf16}}
+run: {{device: cuda, steps: 1000, eval_every: 0, timeout_s: 10, out: "{out}"}}
+checkpoint: {{every: 0, at_end: false}}
+"""
+
+
+def gpu_memory_gib():
+    """Of the first GPU; 0 where there is none."""
+    try:
+        done = subprocess.run(["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    return int(done.stdout.splitlines()[0]) / 1024
+
+
+class OneGpu(CommandTest):
+    def needs(self, gib):
+        if gpu_memory_gib() < gib:
+            self.skipTest(f"not run: this needs a GPU with {gib} GiB")
+
+    def train(self, name, ranks, parallel, compute, micro, **run):
+        out = self.folder / f"{name}-{compute}"
+        config = self.make_config(f"{out.name}.yaml", model=MODEL, parallel=parallel, precision={"compute": compute},
+                                  batch={"global": 16, "micro": micro, "sequence": 256}, optim={"lr": 0.001, "eps": 1e-4},
+                                  run={"device": "cuda", "steps": STEPS, "out": str(out), "timeout_s": 30, **run})
+        self.trireme("launch", config, "-n", ranks, extra_environment=SHARED if ranks > 1 else None)
+        return out
+
+    def learns_the_same(self, parallel, micro=4, **run):
+        self.needs(4)
+        self.make_data(train=60000)
+        out = {}
+        for compute, tolerance in (("f32", 2e-5), ("bf16", 2e-2)):
+            expected = self.losses(self.train("one", 1, {}, compute, 8))
+            out[compute] = self.train("two", 2, parallel, compute, micro, **run)
+            found = self.losses(out[compute])
+            self.assertEqual(sorted(found), list(range(1, STEPS + 1)))
+            self.assertLess(expected[STEPS], 0.9 * expected[1])
+            for step, loss in expected.items():
+                self.assertAlmostEqual(found[step], loss, delta=tolerance * loss, msg=f"{compute}, step {step}")
+        return out
+
+    def test_data(self):
+        out = self.learns_the_same({}, profile={"steps": [6, 7]})
+        self.assertIn("comm::sum_parts_kernel", (out["f32"] / "profile-00000.txt").read_text())  # of copies
+
+    def test_tensor(self):
+        self.learns_the_same({"tensor": 2}, micro=8)
+
+    def test_sequence(self):
+        self.learns_the_same({"tensor": 2, "sequence": True}, micro=8)
+
+    def test_context(self):
+        self.learns_the_same({"context": 2})
+
+    def test_gpipe(self):
+        self.learns_the_same({"pipeline": 2, "schedule": "gpipe"})
+
+    def test_one_forward_one_backward(self):
+        self.learns_the_same({"pipeline": 2, "schedule": "1f1b"})
+
+    def test_interleaved(self):
+        self.learns_the_same({"pipeline": 2, "schedule": "interleaved"})
+
+    def test_zero_bubble(self):
+        self.learns_the_same({"pipeline": 2, "schedule": "zb-h1"})
+
+    def test_zero_bubble_in_a_v(self):
+        self.learns_the_same({"pipeline": 2, "schedule": "zb-v"})
+
+    def ends_after(self, what, longest_s):
+        """With the gradients of a model under way that are more than the GPU's queues hold."""
+        self.needs(70)
+        self.make_data(train=60000)
+        config = self.make_file("large.yaml", LARGE.format(folder=self.folder, out=self.run_folder))
+        run = self.start("launch", config, "-n", 2, extra_environment=SHARED)
+        self.wait_for(lambda: run.poll() is not None or max(self.metrics(), default=0) >= 3, "step 3", timeout_s=90)
+        self.assertIsNone(run.poll(), self.output())
+        time.sleep(0.4)
+        os.kill(self.rank(1), what)
+        begin = time.monotonic()
+        shown = self.finish(run, status=None, timeout_s=60)
+        self.assertLess(time.monotonic() - begin, longest_s)
+        return shown
+
+    def test_a_rank_that_stops_is_given_up(self):
+        self.assertIn("nothing is heard of rank 1", self.ends_after(signal.SIGSTOP, 25))
+
+    def test_a_rank_that_dies_ends_the_run(self):
+        self.assertIn("rank 1 died", self.ends_after(signal.SIGKILL, 15))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,183 @@
+// The backend of a fake GPU, and the kernels that comm/nccl/ has: what they compute is computed by the host when the
+// stream comes to it.
+#include <fmt/format.h>
+
+#include <atomic>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "comm/nccl/sum_parts.h"
+#include "core/backend/cuda/check.h"
+#include "core/backend/cuda/cuda_backend.h"
+#include "core/error.h"
+#include "core/ops/attention_block.h"
+#include "core/ops/classifier.h"
+#include "core/ops/classifier_part.h"
+#include "core/ops/elementwise.h"
+#include "core/ops/embedding.h"
+#include "core/ops/gelu.h"
+#include "core/ops/layer_norm.h"
+#include "core/ops/linear.h"
+#include "core/ops/mlp.h"
+#include "launcher/peak.h"
+#include "optim/device_kernels.h"
+#include "optim/kernels.h"
+#include "tests/fake_gpu/fake_gpu.h"
+#include "tests/parallel/queued_kernels.h"
+
+namespace trireme {
+namespace {
+
+float value_at(const void* data, DType dtype, size_t i) {
+  switch (dtype) {
+    case DType::f32:
+      return static_cast<const float*>(data)[i];
+    case DType::bf16:
+      return static_cast<float>(static_cast<const bf16*>(data)[i]);
+    case DType::f16:
+      return static_cast<float>(static_cast<const f16*>(data)[i]);
+    default:
+      throw InternalError("fake GPUs compute with f32, bf16 and f16");
+  }
+}
+
+void set_value(void* data, DType dtype, size_t i, float value) {
+  switch (dtype) {
+    case DType::f32:
+      static_cast<float*>(data)[i] = value;
+      break;
+    case DType::bf16:
+      static_cast<bf16*>(data)[i] = bf16(value);
+      break;
+    default:
+      static_cast<f16*>(data)[i] = f16(value);
+  }
+}
+
+struct OnFakeGpu {
+  static void queue(Stream& stream, std::function<void()> task) { fake::queue(cuda::raw_stream(stream), std::move(task)); }
+};
+
+class FakeEvent final : public Event {
+ public:
+  void record(Stream& stream) override {
+    reached_ = std::make_shared<std::atomic<bool>>(false);
+    fake::queue(cuda::raw_stream(stream), [reached = reached_] {
+      *reached = true;
+      reached->notify_all();
+    });
+  }
+  void wait(Stream& stream) override {
+    if (reached_) fake::queue(cuda::raw_stream(stream), [reached = reached_] { reached->wait(false); });
+  }
+  void synchronize() override {
+    if (reached_) reached_->wait(false);
+  }
+  bool done() const override { return !reached_ || *reached_; }
+
+ private:
+  std::shared_ptr<std::atomic<bool>> reached_;
+};
+
+class FakeBackend final : public Backend {
+ public:
+  explicit FakeBackend(int index) : index_(index) {
+    auto host = make_cpu_backend(1);
+    register_optimizer_kernels(*host);
+    add_queued_kernels<OnFakeGpu, AddKernel, FillKernel, ScaleKernel, CastKernel, CopyColumnsKernel, SumSquaresKernel,
+                       DropoutKernel, LayerNormForward, LayerNormBackward, AttentionForwardKernel, AttentionBackwardKernel,
+                       AttentionCachedKernel, AttentionBlockForwardKernel, AttentionMergeKernel,
+                       AttentionBlockBackwardKernel, ClassifierForward, ClassifierPartBegin, ClassifierPartLogits,
+                       ClassifierPartGradient, GeluForward, GeluBackward, LinearGeluForward, LinearBackwardInputGelu,
+                       EmbeddingForward, EmbeddingBackwardTokens, EmbeddingBackwardPositions, LinearForward,
+                       LinearBackwardInput, LinearBackwardWeight, CountStepKernel, AdamwKernel, GuardKernel>(*this,
+                                                                                                 std::move(host));
+  }
+  Device device() const override { return {DeviceKind::cuda, index_}; }
+  bool is_asynchronous() const override { return true; }
+  void* allocate(size_t bytes) override {
+    cudaSetDevice(index_);
+    void* data = nullptr;
+    return cudaMalloc(&data, bytes) == cudaSuccess ? data : nullptr;
+  }
+  void deallocate(void* data, size_t) override {
+    cudaSetDevice(index_);
+    cudaFree(data);
+  }
+  void copy(void* to, const void* from, size_t bytes, Stream& stream) override {
+    cudaStream_t s = cuda::raw_stream(stream);
+    if (fake::is_on_device(from)) {
+      const auto copy = [=] { std::memcpy(to, from, bytes); };
+      return fake::is_on_device(to) ? fake::queue(s, copy) : fake::queue_copy(s, copy);  // a kernel; a copy engine
+    }
+    const auto* begin = static_cast<const std::byte*>(from);
+    fake::queue_copy(s, [=, values = std::vector<std::byte>(begin, begin + bytes)] {
+      std::memcpy(to, values.data(), bytes);
+    });
+  }
+  void fill_zero(void* data, size_t bytes, Stream& stream) override {
+    fake::queue(cuda::raw_stream(stream), [=] { std::memset(data, 0, bytes); });
+  }
+  std::unique_ptr<Stream> make_stream() override {
+    cudaSetDevice(index_);
+    return std::make_unique<cuda::CudaStream>(index_);
+  }
+  std::unique_ptr<Event> make_event() override { return std::make_unique<FakeEvent>(); }
+
+ private:
+  const int index_;
+};
+
+}  // namespace
+
+/// They are there.
+void add_device_kernels(Backend&) {}
+
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
+  return std::make_unique<FakeBackend>(options.index);
+}
+int num_cuda_devices() { return fake::kNumGpus; }
+std::string cuda_device_address(int index) { return fmt::format("fake:{:02}", index); }
+
+/// Measuring it would take minutes.
+double peak_flops(Context&, DType, const std::filesystem::path&) { return 1e12; }
+double measure_peak_flops(Context&, DType, double) { return 1e12; }
+std::filesystem::path default_peak_cache() { return {}; }
+
+namespace cuda {
+
+void check(cudaError_t status, std::string_view what) {
+  if (status != cudaSuccess) throw IoError(fmt::format("{}: {}", what, cudaGetErrorString(status)));
+}
+void check_launch(std::string_view kernel) { check(cudaPeekAtLastError(), kernel); }
+
+CudaStream::CudaStream(int device, StreamPriority) : device_(device) {
+  check(cudaStreamCreateWithPriority(&stream_, 0, 0), "cudaStreamCreateWithPriority");
+}
+CudaStream::~CudaStream() { cudaStreamDestroy(stream_); }
+void CudaStream::synchronize() { fake::synchronize(stream_); }
+
+}  // namespace cuda
+
+namespace comm {
+
+void load_sum_parts() {}
+
+void sum_parts(const Parts& parts, float scale, void* out, void* copy, cudaStream_t stream) {
+  fake::queue(stream, [=] {
+    for (size_t i = 0; i < parts.count; ++i) {
+      float sum = 0;
+      for (int rank = 0; rank < parts.num_ranks; ++rank) {
+        const auto place = static_cast<size_t>(rank < parts.rank ? rank : rank - 1);
+        const void* part = rank == parts.rank ? parts.own : static_cast<const std::byte*>(parts.received) + place * parts.stride;
+        sum += value_at(part, parts.dtype, i);
+      }
+      set_value(out, parts.dtype, i, scale * sum);
+      if (copy) set_value(copy, parts.dtype, i, scale * sum);
+    }
+  });
+}
+
+}  // namespace comm
+}  // namespace trireme

@@ -1,0 +1,26 @@
+// GPUs that are threads, for tests of what moves their memory, on machines without one. fake_cuda.cpp and
+// fake_nccl.cpp stand in for the functions of CUDA and NCCL that comm/nccl/ calls, fake_backend.cpp for the backend.
+//
+// They are as awkward as GPUs may be: a stream begins what it was given a little later, and holds up who gives it more
+// than it takes; copies of a device run in the order in which they were queued, whatever the stream; who frees memory
+// waits for the device. One process cannot reach another's memory.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <functional>
+
+namespace trireme::fake {
+
+inline constexpr int kNumGpus = 4;
+inline constexpr size_t kMaxQueued = 1000;  // commands of a stream; one more blocks the caller
+
+void queue(cudaStream_t stream, std::function<void()> task);
+/// By a copy engine: in the order in which all of the device are queued.
+void queue_copy(cudaStream_t stream, std::function<void()> copy);
+void synchronize(cudaStream_t stream);
+/// Whether that lies in memory of a device.
+bool is_on_device(const void* data);
+
+}  // namespace trireme::fake
