@@ -8,6 +8,7 @@
 #include <cstring>
 #include <exception>
 #include <functional>
+#include <mutex>
 #include <random>
 #include <thread>
 
@@ -55,6 +56,14 @@ bool wait_until(const std::function<bool()>& over) {
     std::this_thread::sleep_for(std::chrono::microseconds(200));
   }
   return true;
+}
+
+/// Until the process ends, since streams may use them until then.
+void keep(std::unique_ptr<SharedWords> words) {
+  static auto& mutex = *new std::mutex;
+  static auto& kept = *new std::vector<std::unique_ptr<SharedWords>>;
+  const std::lock_guard lock(mutex);
+  kept.push_back(std::move(words));
 }
 
 /// Kept alive by the operations that use it.
@@ -354,7 +363,7 @@ PeerCopies::~PeerCopies() {
   if (rank_ == 0 && words_ && stage_ != Stage::decided) words_->close_name();
   if (can_ && !aborted_ && (std::uncaught_exceptions() > 0 || !finish_lanes())) abort();
   if (aborted_ && !finish_lanes()) {
-    static_cast<void>(words_.release());  // streams still use them
+    keep(std::move(words_));
     return;
   }
   close_peers();

@@ -111,14 +111,15 @@ struct Rank {
   std::unique_ptr<WireGroup> group;
 };
 
-/// The message of the E that a world of two ranks ends with.
+/// The message of the E that a world of two ranks ends with, whose groups of device memory wait `timeout_ms`.
 template <class E>
 std::string failure_of(int64_t timeout_ms, const std::function<void(Group&, Rank&)>& body) {
   Wire wire(2);
   return message_of<E>([&] {
-    LocalWorld(2, {.timeout_ms = timeout_ms}).run([&](Group& world) {
+    LocalWorld(2, {.timeout_ms = 60'000}).run([&](Group& world) {
       ASSERT_EQ(world.size(), 2);
       Rank rank(world, wire);
+      rank.group->set_options({.timeout_ms = timeout_ms});
       world.barrier("start").wait();
       body(world, rank);
     });
@@ -153,7 +154,7 @@ TEST(DeviceEngine, AnOperationThatARankStaysAwayFromIsAborted) {
     next.wait(*rank.compute);
     rank.compute->synchronize();  // as a training loop does that looks at its loss
     EXPECT_GE(std::chrono::steady_clock::now() - begin, milliseconds(300));
-    EXPECT_LT(std::chrono::steady_clock::now() - begin, milliseconds(5000));
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, milliseconds(30'000));
     EXPECT_TRUE(world.failure()) << "what was aborted must not look like a result";
     EXPECT_THROW(rank.group->barrier("after").wait(*rank.compute), CommError);
     EXPECT_THROW(world.barrier("of the host").wait(), CommError);
@@ -219,7 +220,7 @@ TEST(DeviceEngine, AllThatWasCalledMayEndBeforeTheGroupGoes) {
   LocalWorld(2).run([&](Group& world) {
     Rank rank(world, wire);
     std::vector<Work> works;
-    for (int i = 0; i < 150; ++i) works.push_back(rank.group->barrier(fmt::format("{}", i)));
+    for (int i = 0; i < 70; ++i) works.push_back(rank.group->barrier(fmt::format("{}", i)));
     rank.group.reset();
     for (const Work& work : works) EXPECT_NO_THROW(work.wait());
     world.barrier("end").wait();
@@ -246,8 +247,9 @@ TEST(DeviceEngine, WhatIsDoneWithoutAResultIsNoneUntilItIsKnownWhy) {
 
 TEST(DeviceEngine, TimeCountsFromWhenTheDeviceBegins) {
   Wire wire(2);
-  LocalWorld(2, {.timeout_ms = 300}).run([&](Group& world) {
+  LocalWorld(2, {.timeout_ms = 60'000}).run([&](Group& world) {
     Rank rank(world, wire);
+    rank.group->set_options({.timeout_ms = 300});
     static_cast<FakeStream&>(*rank.compute).queue([] { std::this_thread::sleep_for(milliseconds(700)); });
     const Tensor none(std::make_shared<Storage>(nullptr, nullptr, 0), 0, {0}, DType::f32, rank.device.device());
     EXPECT_NO_THROW(rank.group->all_reduce(none, ReduceOp::sum, "after a long step", rank.compute.get()).wait());

@@ -75,7 +75,7 @@ TEST(LocalFailure, ARankThatStaysAwayIsNamed) {
   });
   EXPECT_THAT(text, testing::ContainsRegex(
                         "rank [02]: all_reduce 'gradients, bucket 3' was not joined by rank 1 within 0.7 s: "
-                        "rank 1 last took part in barrier 'start' 0.[78] s ago and is alive"));
+                        "rank 1 last took part in barrier 'start' [0-9.]+ s ago and is alive"));
   EXPECT_GE(elapsed, Seconds(0.7));
   EXPECT_LT(elapsed, Seconds(5));
 }
@@ -157,7 +157,7 @@ TEST(LocalFailure, AfterAFailureEveryOperationFails) {
 // As 7 ranks, so that the two that stay away are told apart from the four that came.
 TEST(LocalFailure, AllMissingRanksAreNamed) {
   std::atomic<int> num_over = 0;
-  const auto [text, elapsed] = failure_of<CommError>(7, 200, [&](Group& world) {
+  const auto [text, elapsed] = failure_of<CommError>(7, 2000, [&](Group& world) {
     if (world.rank() == 3 || world.rank() == 5) {
       while (num_over < 5) std::this_thread::sleep_for(std::chrono::milliseconds(5));
       return;
@@ -169,7 +169,7 @@ TEST(LocalFailure, AllMissingRanksAreNamed) {
       throw;
     }
   });
-  EXPECT_THAT(text, HasSubstr("barrier 'start' was not joined by ranks 3, 5 within 0.2 s: rank 3 "));
+  EXPECT_THAT(text, HasSubstr("barrier 'start' was not joined by ranks 3, 5 within 2 s: rank 3 "));
   EXPECT_THAT(text, HasSubstr("; rank 5 "));
 }
 

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <latch>
 #include <nlohmann/json.hpp>
 
 #include "comm/device_solo_group.h"
@@ -134,8 +135,9 @@ TEST(StagedGroup, WhatIsNotDoneIsGivenUpWithTheGroup) {
 TEST(StagedGroup, ARankThatStaysAwayIsNamed) {
   std::atomic<bool> over = false;
   const std::string text = message_of<CommError>([&] {
-    LocalWorld(2, {.timeout_ms = 300}).run([&](Group& world) {
+    LocalWorld(2, {.timeout_ms = 60'000}).run([&](Group& world) {
       Rank rank(world);
+      rank.group->set_options({.timeout_ms = 300});
       if (world.rank() == 1) {
         while (!over) std::this_thread::sleep_for(std::chrono::milliseconds(5));
         return;
@@ -154,10 +156,12 @@ TEST(StagedGroup, ARankThatStaysAwayIsNamed) {
 
 TEST(StagedGroup, AnExceptionInOneRankEndsTheOthers) {
   std::atomic<bool> told = false;
+  std::latch started(2);  // both have left the barrier: a failure overtakes messages
   const std::string text = message_of<std::runtime_error>([&] {
     LocalWorld(2, {.timeout_ms = 60'000}).run([&](Group& world) {
       Rank rank(world);
       world.barrier("start").wait();
+      started.arrive_and_wait();
       if (world.rank() == 1) throw std::runtime_error("the disk is full");
       const Work work = rank.group->all_reduce(rank.ones(3), ReduceOp::sum, "bucket 3", rank.stream.get());
       EXPECT_EQ(message_of<CommError>([&] { work.wait(); }),

@@ -7,7 +7,7 @@ import subprocess
 import time
 import unittest
 
-from harness import TRIREME, CommandTest
+from harness import TRIREME, CommandTest, handles
 
 ENDLESS = {"steps": 1000000}
 TIMEOUT_S = 5
@@ -46,6 +46,8 @@ class KilledRank(CommandTest):
 
     def test_at_the_start(self):
         process = self.launch()
+        survivor = self.rank(0)
+        self.wait_for(lambda: handles(survivor, signal.SIGUSR2), "the handlers of rank 0")
         self.kill(1)
         self.expect_the_others_to_end(process, 1)
 
@@ -148,33 +150,42 @@ def limit_file_size(size_bytes):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
 
 
+SLOW_TIMEOUT_S = 5
+
+
 class SlowDisk(CommandTest):
     """Writing a checkpoint may take longer than run.timeout_s: that is for checkpoint.timeout_s to bound."""
 
     def stop_rank_1_while_a_checkpoint_is_written(self, **checkpoint):
-        config = self.make_config(model=WIDE, run={**ENDLESS, "timeout_s": 2}, checkpoint={"every": 20, "keep": 1, **checkpoint})
+        config = self.make_config(model=WIDE, run={**ENDLESS, "timeout_s": SLOW_TIMEOUT_S},
+                                  checkpoint={"every": 20, "keep": 1, **checkpoint})
         process = self.start("launch", config, "-n", 2)
         slow = self.rank(1)
-        self.wait_for(self.unfinished_checkpoints, "a checkpoint being written", 60)
-        os.kill(slow, signal.SIGSTOP)  # as a disk that takes no data
-        return process, slow
+        for _ in range(20):
+            self.wait_for(self.unfinished_checkpoints, "a checkpoint being written", 60)
+            os.kill(slow, signal.SIGSTOP)  # as a disk that takes no data
+            time.sleep(0.1)
+            if self.unfinished_checkpoints():  # else its part was written before
+                return process, slow
+            os.kill(slow, signal.SIGCONT)
+        self.fail("all checkpoints were written before rank 1 could be stopped")
 
     def test_a_disk_slower_than_the_time_out_of_a_step(self):
         process, slow = self.stop_rank_1_while_a_checkpoint_is_written()
-        time.sleep(5)
+        time.sleep(SLOW_TIMEOUT_S + 3)
         os.kill(slow, signal.SIGCONT)
         self.wait_for(self.checkpoints, "the checkpoint", 30)
         process.send_signal(signal.SIGINT)
         self.finish(process, timeout_s=60)
 
     def test_a_disk_that_never_answers_ends_the_run(self):
-        process, slow = self.stop_rank_1_while_a_checkpoint_is_written(timeout_s=4)
+        process, slow = self.stop_rank_1_while_a_checkpoint_is_written(timeout_s=SLOW_TIMEOUT_S + 3)
         try:
-            shown = self.finish(process, status=None, timeout_s=30)
+            shown = self.finish(process, status=None, timeout_s=60)
         finally:
             if slow in self.processes():
                 os.kill(slow, signal.SIGCONT)
-        self.assertRegex(shown, TRIREME_NAMES_THE_RANK.format(rank=1) + r" within 4 s")
+        self.assertRegex(shown, TRIREME_NAMES_THE_RANK.format(rank=1) + f" within {SLOW_TIMEOUT_S + 3} s")
 
 
 class DamagedCheckpoint(CommandTest):

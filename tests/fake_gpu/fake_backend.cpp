@@ -29,29 +29,17 @@
 namespace trireme {
 namespace {
 
-float value_at(const void* data, DType dtype, size_t i) {
-  switch (dtype) {
-    case DType::f32:
-      return static_cast<const float*>(data)[i];
-    case DType::bf16:
-      return static_cast<float>(static_cast<const bf16*>(data)[i]);
-    case DType::f16:
-      return static_cast<float>(static_cast<const f16*>(data)[i]);
-    default:
-      throw InternalError("fake GPUs compute with f32, bf16 and f16");
-  }
-}
-
-void set_value(void* data, DType dtype, size_t i, float value) {
-  switch (dtype) {
-    case DType::f32:
-      static_cast<float*>(data)[i] = value;
-      break;
-    case DType::bf16:
-      static_cast<bf16*>(data)[i] = bf16(value);
-      break;
-    default:
-      static_cast<f16*>(data)[i] = f16(value);
+template <typename T>
+void sum_parts_of(const comm::Parts& parts, float scale, T* out, T* copy) {
+  for (size_t i = 0; i < parts.count; ++i) {
+    float sum = 0;
+    for (int rank = 0; rank < parts.num_ranks; ++rank) {
+      const auto place = static_cast<size_t>(rank < parts.rank ? rank : rank - 1);
+      const void* part = rank == parts.rank ? parts.own : static_cast<const std::byte*>(parts.received) + place * parts.stride;
+      sum += static_cast<float>(static_cast<const T*>(part)[i]);
+    }
+    out[i] = T(scale * sum);
+    if (copy) copy[i] = out[i];
   }
 }
 
@@ -166,15 +154,16 @@ void load_sum_parts() {}
 
 void sum_parts(const Parts& parts, float scale, void* out, void* copy, cudaStream_t stream) {
   fake::queue(stream, [=] {
-    for (size_t i = 0; i < parts.count; ++i) {
-      float sum = 0;
-      for (int rank = 0; rank < parts.num_ranks; ++rank) {
-        const auto place = static_cast<size_t>(rank < parts.rank ? rank : rank - 1);
-        const void* part = rank == parts.rank ? parts.own : static_cast<const std::byte*>(parts.received) + place * parts.stride;
-        sum += value_at(part, parts.dtype, i);
-      }
-      set_value(out, parts.dtype, i, scale * sum);
-      if (copy) set_value(copy, parts.dtype, i, scale * sum);
+    const auto sum_as = [&]<typename T>(T) { sum_parts_of(parts, scale, static_cast<T*>(out), static_cast<T*>(copy)); };
+    switch (parts.dtype) {
+      case DType::f32:
+        return sum_as(float{});
+      case DType::bf16:
+        return sum_as(bf16{});
+      case DType::f16:
+        return sum_as(f16{});
+      default:
+        throw InternalError("fake GPUs compute with f32, bf16 and f16");
     }
   });
 }

@@ -14,6 +14,8 @@
 namespace trireme {
 namespace {
 
+using namespace std::chrono_literals;
+
 /// To the process, as a user or a job manager sends it.
 void send(int signal) { kill(getpid(), signal); }
 
@@ -76,8 +78,8 @@ TEST(Signals, OneAtATime) {
   EXPECT_THROW(SignalRequests second, InternalError);
 }
 
-/// How a child ends that gets `signals` one after the other.
-int status_after(std::initializer_list<int> signals) {
+/// How a child ends that gets `signals` one after the other, and then has this long to end of them.
+int status_after(std::initializer_list<int> signals, std::chrono::milliseconds patience) {
   const pid_t child = fork();
   if (child == 0) {
     SignalRequests requests;
@@ -85,7 +87,7 @@ int status_after(std::initializer_list<int> signals) {
       send(signal);
       eventually([&] { return requests.stop_requested(); });
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds(signals.size() > 1 ? 300 : 0));
+    std::this_thread::sleep_for(patience);
     _exit(7);
   }
   int status = 0;
@@ -94,16 +96,16 @@ int status_after(std::initializer_list<int> signals) {
 }
 
 TEST(Signals, ASecondSigIntEndsTheProcess) {
-  const int once = status_after({SIGINT});
+  const int once = status_after({SIGINT}, 0ms);
   EXPECT_TRUE(WIFEXITED(once));
   EXPECT_EQ(WEXITSTATUS(once), 7);
   for (auto signals : {std::initializer_list<int>{SIGINT, SIGINT}, {SIGTERM, SIGINT}}) {
-    const int twice = status_after(signals);
+    const int twice = status_after(signals, 10s);
     ASSERT_TRUE(WIFSIGNALED(twice));
     EXPECT_EQ(WTERMSIG(twice), SIGINT);
   }
-  EXPECT_TRUE(
-      WIFEXITED(status_after({SIGINT, SIGTERM})));  // a job manager repeats itself; that is no impatience
+  // A job manager repeats itself; that is no impatience.
+  EXPECT_TRUE(WIFEXITED(status_after({SIGINT, SIGTERM}, 300ms)));
 }
 
 }  // namespace

@@ -82,10 +82,10 @@ TEST_P(PipelineTimingTest, IdleTimeIsThatOfTheSchedule) {
   const Schedule schedule = make_schedule(name, kRanks, chunks, kMicroBatches);
   // Another process may hold a thread up: the best of some runs is what the executor can do. On an idle machine the
   // first is within a tenth; an executor that waits where it need not is off in every run.
-  constexpr int kAttempts = 20;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   constexpr double kEnough = 0.1, kLimit = 0.25;
   double best = 1e9, expected = 0.0;
-  for (int i = 0; i < kAttempts && best > kEnough; ++i) {
+  while (best > kEnough && std::chrono::steady_clock::now() < end) {
     const Timeline measured = measure(schedule);
     ASSERT_EQ(measured.actions.size(), schedule.ranks[0].size() * kRanks);
     const Timeline possible = simulate(schedule, median_times(measured, schedule.num_stages()));

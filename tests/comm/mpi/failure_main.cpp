@@ -51,7 +51,7 @@ int main(int argc, char** argv) {
     const char* rank = std::getenv("PMIX_RANK");
     if (argv[1] == std::string("kill_before") && rank && rank == std::string("1")) std::raise(SIGKILL);
     std::signal(SIGTERM, [](int) { g_told_to_end = true; });
-    mpi.emplace(GroupOptions{.timeout_ms = 2000}, [] { return g_told_to_end.load(); });
+    mpi.emplace(GroupOptions{.timeout_ms = 3000}, [] { return g_told_to_end.load(); });
     train(argv[1], mpi->world());
     mpi->finalize();
     return 0;

