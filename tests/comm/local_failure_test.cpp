@@ -13,6 +13,7 @@
 #include "comm/local/local_world.h"
 #include "core/trace.h"
 #include "tests/comm/test_tensor.h"
+#include "tests/temporary_folder.h"
 
 namespace trireme {
 namespace {
@@ -214,7 +215,8 @@ TEST(LocalGroup, WhatIsNotDoneIsGivenUpWithTheGroup) {
 }
 
 TEST(LocalGroup, EveryOperationIsASpanOfTheTrace) {
-  const std::filesystem::path file = testing::TempDir() + "comm_trace.json";
+  const TemporaryFolder folder;
+  const std::filesystem::path file = folder / "trace.json";
   Tracer tracer(0, "rank 0");
   tracer.set_recording(true);
   LocalWorld(2).run([&](Group& world) {

@@ -16,6 +16,7 @@
 #include "tests/comm/fake_device.h"
 #include "tests/comm/host_view.h"
 #include "tests/comm/test_tensor.h"
+#include "tests/temporary_folder.h"
 
 namespace trireme {
 namespace {
@@ -174,7 +175,8 @@ TEST(StagedGroup, AnExceptionInOneRankEndsTheOthers) {
 }
 
 TEST(StagedGroup, EveryOperationIsOneSpanOfTheTrace) {
-  const std::filesystem::path file = testing::TempDir() + "staged_trace.json";
+  const TemporaryFolder folder;
+  const std::filesystem::path file = folder / "trace.json";
   Tracer tracer(0, "rank 0");
   tracer.set_recording(true);
   LocalWorld(2).run([&](Group& world) {

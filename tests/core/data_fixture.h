@@ -17,7 +17,7 @@
 #include "core/data/dataset.h"
 #include "core/data/shard_writer.h"
 #include "core/error.h"
-#include "tests/launcher/temporary_folder.h"
+#include "tests/temporary_folder.h"
 
 namespace trireme {
 

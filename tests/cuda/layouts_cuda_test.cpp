@@ -9,7 +9,7 @@
 #include "launcher/trainer.h"
 #include "tests/cuda/gpu.h"
 #include "tests/launcher/final_weights.h"
-#include "tests/launcher/temporary_folder.h"
+#include "tests/temporary_folder.h"
 #include "tests/launcher/token_file.h"
 
 namespace trireme {

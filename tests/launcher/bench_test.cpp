@@ -11,7 +11,7 @@
 #include "comm/local/local_world.h"
 #include "launcher/peak.h"
 #include "optim/kernels.h"
-#include "temporary_folder.h"
+#include "tests/temporary_folder.h"
 
 namespace trireme {
 namespace {

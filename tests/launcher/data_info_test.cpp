@@ -8,7 +8,7 @@
 
 #include "core/data/prepare.h"
 #include "core/error.h"
-#include "tests/launcher/temporary_folder.h"
+#include "tests/temporary_folder.h"
 
 namespace trireme {
 namespace {

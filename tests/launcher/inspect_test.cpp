@@ -17,7 +17,7 @@
 #include "core/data/shard_writer.h"
 #include "core/error.h"
 #include "launcher/tensor_statistics.h"
-#include "tests/launcher/temporary_folder.h"
+#include "tests/temporary_folder.h"
 #include "tests/refusal.h"
 
 namespace trireme {

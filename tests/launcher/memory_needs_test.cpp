@@ -4,7 +4,7 @@
 #include "comm/local/local_world.h"
 #include "launcher/memory_check.h"
 #include "launcher/trainer.h"
-#include "tests/launcher/temporary_folder.h"
+#include "tests/temporary_folder.h"
 #include "tests/launcher/token_file.h"
 #include "tests/refusal.h"
 

@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "temporary_folder.h"
+#include "tests/temporary_folder.h"
 
 namespace trireme {
 namespace {

@@ -7,7 +7,7 @@
 #include "core/data/dataset.h"
 #include "core/error.h"
 #include "launcher/commands.h"
-#include "tests/launcher/temporary_folder.h"
+#include "tests/temporary_folder.h"
 
 namespace trireme {
 namespace {

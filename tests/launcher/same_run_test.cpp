@@ -6,7 +6,7 @@
 #include <fstream>
 
 #include "comm/local/local_world.h"
-#include "tests/launcher/temporary_folder.h"
+#include "tests/temporary_folder.h"
 #include "tests/refusal.h"
 
 namespace trireme {

@@ -10,7 +10,7 @@
 #include "comm/local/local_world.h"
 #include "core/checkpoint/checkpoint.h"
 #include "launcher/agree.h"
-#include "temporary_folder.h"
+#include "tests/temporary_folder.h"
 
 namespace trireme {
 namespace {

@@ -11,7 +11,7 @@
 #include <fstream>
 #include <thread>
 
-#include "temporary_folder.h"
+#include "tests/temporary_folder.h"
 
 namespace trireme {
 namespace {

@@ -12,7 +12,7 @@
 #include <optional>
 #include <vector>
 
-#include "temporary_folder.h"
+#include "tests/temporary_folder.h"
 
 namespace trireme {
 namespace {

@@ -6,7 +6,7 @@
 #include "comm/local/local_world.h"
 #include "comm/solo_group.h"
 #include "launcher/trainer.h"
-#include "tests/launcher/temporary_folder.h"
+#include "tests/temporary_folder.h"
 #include "tests/launcher/token_file.h"
 
 namespace trireme {

@@ -9,6 +9,7 @@
 #include "parallel/schedule/draw.h"
 #include "parallel/schedule/schedule_csv.h"
 #include "parallel/schedule/simulate.h"
+#include "tests/temporary_folder.h"
 
 namespace trireme {
 namespace {
@@ -50,13 +51,13 @@ TEST(PipelineDocsTest, PagesFileIsASchedule) {
   const std::string page = read_text(kRoot / "docs/pipeline.md");
   const size_t begin = page.find("```\n# rank 0 has") + 4;
   ASSERT_NE(begin, std::string::npos + 4);
-  const auto file = std::filesystem::temp_directory_path() / "trireme_pipeline_page.csv";
+  const TemporaryFolder folder;
+  const auto file = folder / "page.csv";
   std::ofstream(file) << page.substr(begin, page.find("```", begin) - begin);
   const Schedule s = read_schedule(file);
   EXPECT_EQ(s.num_ranks(), 2);
   EXPECT_EQ(s.micro_batches, 2);
   EXPECT_EQ(to_string(s.ranks[1][1]), "I1.0");
-  std::filesystem::remove(file);
 }
 
 TEST(PipelineDocsTest, EagerExampleHidesMessagesForMemory) {

@@ -13,6 +13,7 @@
 #include "core/trace.h"
 #include "parallel/schedule/read_trace.h"
 #include "parallel/schedule/simulate.h"
+#include "tests/temporary_folder.h"
 
 namespace trireme {
 namespace {
@@ -86,13 +87,6 @@ TEST(DrawSvgTest, PanelsOfOneUnitShareTheScale) {
 
 class ReadTraceTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = std::filesystem::temp_directory_path() / (std::string("trireme_read_trace_") + test->name());
-    std::filesystem::create_directories(folder_);
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   std::filesystem::path path(int rank) const { return folder_ / fmt::format("trace-{}.json", rank); }
   std::string refusal(int64_t step) {
     try {
@@ -102,7 +96,7 @@ class ReadTraceTest : public ::testing::Test {
     }
     return "accepted";
   }
-  std::filesystem::path folder_;
+  TemporaryFolder folder_;
 };
 
 /// As the executor writes it: each action is a span, and there are spans of other things around them.

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "parallel/schedule/schedule_csv.h"
 #include "parallel/schedule/validate.h"
+#include "tests/temporary_folder.h"
 
 namespace trireme {
 namespace {
@@ -38,13 +39,8 @@ class ScheduleCsvTest : public ::testing::Test {
   std::string refusal_of(const std::string& text) {
     return refusal([&] { read_schedule(file(text)); });
   }
-  void SetUp() override {
-    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    path_ =
-        std::filesystem::temp_directory_path() / (std::string("trireme_schedule_") + test->name() + ".csv");
-  }
-  void TearDown() override { std::filesystem::remove(path_); }
-  std::filesystem::path path_;
+  const TemporaryFolder folder_;
+  const std::filesystem::path path_ = folder_ / "schedule.csv";
 };
 
 std::string line_of(const Schedule& s, int rank) {
@@ -139,7 +135,7 @@ TEST_F(ScheduleCsvTest, TakesWhatSpreadsheetsWriteOrSaysWhatIsWrong) {
 
 TEST_F(ScheduleCsvTest, NamesFileLineAndCell) {
   EXPECT_THAT(refusal_of("F0.0,B0.0\n# x\nF1.0,,G1.0\n"),
-              HasSubstr("NamesFileLineAndCell.csv:3: cell 3: 'G1.0' is no action"));
+              HasSubstr("/schedule.csv:3: cell 3: 'G1.0' is no action"));
   EXPECT_THAT(refusal_of("F0.0,B0.0\nF1.0,B0.0\n"),
               HasSubstr(":2: cell 2: 'B0.0' on rank 1, but stage 0 is that of rank 0"));
   EXPECT_THAT(refusal_of("# nothing\n"), HasSubstr("no actions"));
