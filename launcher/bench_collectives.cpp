@@ -19,7 +19,7 @@ using Call = std::function<void(Works&)>;
 
 class CollectiveBench {
  public:
-  CollectiveBench(Context& ctx, Group& group, bool quick) : ctx_(ctx), group_(group), quick_(quick) {}
+  CollectiveBench(Context& ctx, Group& group, const BenchScope& scope) : ctx_(ctx), group_(group), scope_(scope) {}
 
   /// All of them, on f32 tensors of about this size.
   void run(size_t wanted_bytes) {
@@ -32,6 +32,7 @@ class CollectiveBench {
     Stream* after = ctx_.stream;
     ctx_.stream->synchronize();
     const auto add = [&](const char* name, double bus_factor, const Call& call) {
+      if (!scope_.includes(name)) return;
       results_.push_back({name, fmt::format("{} ranks, {}", ranks, format_bytes(whole.bytes())), measure(whole.bytes(), call),
                           0, static_cast<double>(whole.bytes()), bus_factor});
     };
@@ -49,6 +50,7 @@ class CollectiveBench {
   }
 
   void barrier() {
+    if (!scope_.includes("barrier")) return;
     const double seconds = measure(0, [&](Works& works) { works.push_back(group_.barrier("bench")); });
     results_.push_back({"barrier", fmt::format("{} ranks", group_.size()), seconds, 0, 0});
   }
@@ -62,7 +64,7 @@ class CollectiveBench {
   double measure(size_t bytes, const Call& call) {
     const double first = run_together(call, 1);  // connects, and finds memory
     if (ctx_.backend->is_asynchronous()) return measure_in_a_row(std::min(first, run_together(call, 1)), call);
-    const int runs = quick_ ? 3 : static_cast<int>(std::clamp<int64_t>((int64_t{256} << 20) / std::max<int64_t>(1, bytes), 10, 200));
+    const int runs = scope_.quick ? 3 : static_cast<int>(std::clamp<int64_t>((int64_t{256} << 20) / std::max<int64_t>(1, bytes), 10, 200));
     double fastest = std::numeric_limits<double>::infinity();
     for (int run = 0; run < runs; ++run) fastest = std::min(fastest, run_together(call, 1));
     return fastest;
@@ -73,7 +75,7 @@ class CollectiveBench {
   double measure_in_a_row(double estimate_s, const Call& call) {
     std::array<double, 1> slowest{estimate_s};
     group_.all_reduce(wrap_host(std::span<double>(slowest)), ReduceOp::max, "bench").wait();
-    const int calls = static_cast<int>(std::clamp((quick_ ? 0.01 : 0.1) / slowest[0], 1.0, 100.0));
+    const int calls = static_cast<int>(std::clamp((scope_.quick ? 0.01 : 0.1) / slowest[0], 1.0, 100.0));
     double fastest = std::numeric_limits<double>::infinity();
     for (int run = 0; run < 3; ++run) fastest = std::min(fastest, run_together(call, calls) / calls);
     return fastest;
@@ -92,19 +94,19 @@ class CollectiveBench {
 
   Context& ctx_;
   Group& group_;
-  bool quick_;
+  const BenchScope& scope_;
   std::vector<BenchResult> results_;
 };
 
 }  // namespace
 
-std::vector<BenchResult> bench_collectives(Context& ctx, Group& group, bool quick) {
+std::vector<BenchResult> bench_collectives(Context& ctx, Group& group, const BenchScope& scope) {
   constexpr size_t kKiB = 1 << 10, kMiB = 1 << 20;
   std::vector<size_t> sizes{4 * kKiB, 64 * kKiB, kMiB, 25 * kMiB};
   const bool staged = dynamic_cast<const comm::StagedGroup*>(&group) != nullptr;  // slow: large ones tell nothing more
   if (ctx.backend->is_asynchronous() && !staged) sizes = {4 * kKiB, 64 * kKiB, kMiB, 16 * kMiB, 128 * kMiB, 1024 * kMiB};
-  if (quick) sizes = {64 * kKiB};
-  CollectiveBench bench(ctx, group, quick);
+  if (scope.quick) sizes = {64 * kKiB};
+  CollectiveBench bench(ctx, group, scope);
   for (const size_t bytes : sizes) bench.run(bytes);
   bench.barrier();
   return bench.take_results();

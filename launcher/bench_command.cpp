@@ -27,7 +27,7 @@ constexpr int kLocalRanks = 2;
 
 struct Options {
   bool json = false;
-  bool quick = false;
+  BenchScope scope;
   bool copy_engines = false;
   std::string dtype = "f32";
   std::string device = "cpu";  // auto | cpu | cuda
@@ -66,7 +66,7 @@ Collectives bench_ranks(Context& ctx, Group& world, std::string between, const O
     between += dynamic_cast<const comm::StagedGroup*>(group.get()) ? " with GPUs, through host memory"
                : options.copy_engines                               ? " with GPUs, by copy engines where they can and NCCL"
                                                                     : " with GPUs, by NCCL";
-  return {bench_collectives(ctx, *group, options.quick), std::move(between)};
+  return {bench_collectives(ctx, *group, options.scope), std::move(between)};
 }
 
 /// Collectives between threads of this process, each with a GPU where there are several; rank 0's times.
@@ -92,9 +92,14 @@ void run_rank(const Options& options, Group& world) {
   const int threads = engine.backend().num_threads();
   const std::string device = to_string(engine.backend().device());
   const DType dtype = options.dtype == "tf32" ? DType::f32 : parse_dtype(options.dtype);
-  const auto kernels = bench_kernels(ctx, dtype, options.quick);
+  const auto kernels = bench_kernels(ctx, dtype, options.scope);
   const Collectives collectives =
       world.size() == 1 ? bench_threads(ctx, options) : bench_ranks(ctx, world, "processes", options);
+  agree(world, "bench", [&] {
+    if (kernels.empty() && collectives.results.empty())
+      throw ConfigError(fmt::format("--only {}: no kernel or collective has that in its name; without --only all are listed",
+                                    options.scope.only));
+  });
   if (world.rank() != 0) return;
   if (options.json) {
     const Json machine{{"cpu", cpu_model()},
@@ -108,9 +113,11 @@ void run_rank(const Options& options, Group& world) {
                    {"collectives", to_json(collectives.results)}};
     fmt::print("{}\n", all.dump(2));
   } else {
-    fmt::print("{}, {} threads; kernels on {} in {}\n\n{}\nBetween {} (GB/s: bytes of the whole tensor over the time)\n\n{}",
-               cpu_model(), threads, device, options.dtype, to_table(kernels), collectives.between,
-               to_table(collectives.results));
+    fmt::print("{}, {} threads; kernels on {} in {}\n", cpu_model(), threads, device, options.dtype);
+    if (!kernels.empty()) fmt::print("\n{}", to_table(kernels));
+    if (!collectives.results.empty())
+      fmt::print("\nBetween {} (GB/s: bytes of the whole tensor over the time)\n\n{}", collectives.between,
+                 to_table(collectives.results));
   }
 }
 
@@ -120,9 +127,10 @@ void add_bench_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("bench", "Measures the kernels and collectives of this machine");
   command->add_flag("--json", options->json, "Prints JSON instead of tables");
-  command->add_flag("--quick", options->quick, "Small sizes, briefly: a second in all");
+  command->add_flag("--quick", options->scope.quick, "Small sizes, briefly: a second in all");
   command->add_flag("--copy-engines", options->copy_engines,
                     "Large sums and gathers of GPUs that NVLink joins go by copy engines, as gradients do");
+  command->add_option("--only", options->scope.only, "What has this in its name, such as layer_norm or all_reduce");
   command->add_option("--dtype", options->dtype, "Type of activations and weights")
       ->check(CLI::IsMember({"f32", "tf32", "bf16", "f16"}))
       ->capture_default_str();

@@ -33,7 +33,8 @@ constexpr std::array<std::array<int64_t, 3>, 2> kGpuProducts{{{16384, 4096, 1433
 
 class KernelBench {
  public:
-  KernelBench(Context& ctx, DType dtype, double budget_s) : ctx_(ctx), dtype_(dtype), budget_s_(budget_s) {}
+  KernelBench(Context& ctx, DType dtype, const BenchScope& scope)
+      : ctx_(ctx), dtype_(dtype), scope_(scope), budget_s_(scope.quick ? 0.002 : 0.2) {}
 
   void run(const Sizes& s) {
     const int64_t c = s.width;
@@ -85,6 +86,7 @@ class KernelBench {
   double element_bytes() const { return static_cast<double>(size_of(dtype_)); }
 
   void add(std::string name, std::string size, double flop, double bytes, const std::function<void()>& body) {
+    if (!scope_.includes(name)) return;
     results_.push_back(
         {std::move(name), std::move(size), fastest_seconds(ctx_, budget_s_, body), flop, bytes});
   }
@@ -158,7 +160,9 @@ class KernelBench {
 
   void adamw(int64_t elements) {
     FlatUpdate update;
-    update.weights = random({elements}, DType::f32);
+    const bool in_halves = dtype_ == DType::bf16;  // as masters of bf16 weights are
+    update.weights = random({elements}, in_halves ? DType::bf16 : DType::f32);
+    if (in_halves) update.rest = ctx_.zeros({elements}, DType::u16, MemoryClass::workspace);
     update.grad = random({elements}, DType::f32);
     const std::array<int64_t, 3> run{0, elements, 1};
     update.runs = ctx_.from_host<int64_t>(run, {1, 3});
@@ -184,6 +188,7 @@ class KernelBench {
 
   Context& ctx_;
   DType dtype_;
+  const BenchScope& scope_;
   double budget_s_;
   std::mt19937_64 random_{1};
   std::vector<BenchResult> results_;
@@ -191,10 +196,10 @@ class KernelBench {
 
 }  // namespace
 
-std::vector<BenchResult> bench_kernels(Context& ctx, DType dtype, bool quick) {
-  KernelBench bench(ctx, dtype, quick ? 0.002 : 0.2);
+std::vector<BenchResult> bench_kernels(Context& ctx, DType dtype, const BenchScope& scope) {
+  KernelBench bench(ctx, dtype, scope);
   const bool gpu = ctx.backend->device().kind != DeviceKind::cpu;
-  if (quick) {
+  if (scope.quick) {
     bench.run(kQuick);
   } else {
     bench.run(gpu ? kGpuGpt2 : kSmall);

@@ -26,8 +26,9 @@ Tensor skewed_tokens(Context& ctx, int64_t vocab, const Shape& shape) {
 
 std::vector<OpRow> large_rows() {
   std::vector<OpRow> rows;
-  for (const int64_t width : {768, 1600, 2048, 2056}) {
-    rows.push_back({"layer_norm_" + std::to_string(width), {{515, width}, {515, width}}, {{"w", {width}}, {"b", {width}}},
+  // So many rows that blocks go on to the next ones.
+  for (const auto& [count, width] : {std::pair<int64_t, int64_t>{4611, 768}, {2115, 1600}, {1063, 2048}, {515, 2056}, {301, 5000}}) {
+    rows.push_back({"layer_norm_" + std::to_string(width), {{count, width}, {count, width}}, {{"w", {width}}, {"b", {width}}},
                     [](Context& ctx, Inputs x, Parameters p) {
                       const AddNormOutputs out = add_layer_norm(ctx, x[0], x[1], p[0], &p[1]);
                       return Tensors{out.residual, out.normed};

@@ -30,7 +30,7 @@ TEST(Bench, MeasuresEveryKernel) {
     Engine engine(make_cpu_backend(1));
     register_optimizer_kernels(engine.backend());
     Context ctx = engine.context();
-    const auto results = bench_kernels(ctx, dtype, true);
+    const auto results = bench_kernels(ctx, dtype, {.quick = true});
     EXPECT_THAT(
         names_of(results),
         IsSupersetOf({"linear forward", "linear dx", "linear dw, db",
@@ -50,11 +50,23 @@ TEST(Bench, MeasuresEveryCollective) {
   LocalWorld(3).run([&](Group& world) {
     Context ctx = engine.context();
     ASSERT_EQ(world.size(), 3);
-    const auto results = bench_collectives(ctx, world, true);
+    const auto results = bench_collectives(ctx, world, {.quick = true});
     EXPECT_EQ(names_of(results),
               (std::set<std::string>{"all_reduce", "reduce_scatter", "all_gather", "broadcast", "all_to_all",
                                      "send to the next", "barrier"}));
     for (const BenchResult& r : results) EXPECT_GT(r.seconds, 0) << r.name;
+  });
+}
+
+TEST(Bench, MeasuresOnlyWhatIsAskedFor) {
+  Engine engine(make_cpu_backend(1));
+  register_optimizer_kernels(engine.backend());
+  LocalWorld(2).run([&](Group& world) {
+    Context ctx = engine.context();
+    EXPECT_EQ(names_of(bench_kernels(ctx, DType::f32, {.quick = true, .only = "layer_norm"})),
+              (std::set<std::string>{"add + layer_norm forward", "add + layer_norm backward"}));
+    EXPECT_EQ(names_of(bench_collectives(ctx, world, {.quick = true, .only = "all_"})),
+              (std::set<std::string>{"all_reduce", "all_gather", "all_to_all"}));
   });
 }
 

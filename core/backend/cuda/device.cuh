@@ -4,6 +4,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_pipeline.h>
 
 #include <algorithm>
 #include <string>
@@ -72,6 +73,18 @@ __device__ inline void store_pack_once(T* p, const Pack<T>& pack) {
   __stcs(reinterpret_cast<uint4*>(p), *reinterpret_cast<const uint4*>(&pack));
 }
 inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+// ---- 16 bytes on their way to shared memory, so that loads go on while a kernel computes (CUDA Programming Guide,
+// asynchronous data copies). Those of one step end together; the thread that began them, and no other, may then read them.
+
+__device__ inline void load_ahead(uint4* to_shared, const void* from) { __pipeline_memcpy_async(to_shared, from, sizeof(uint4)); }
+/// Ends a step, which may be empty.
+__device__ inline void end_loads() { __pipeline_commit(); }
+/// Waits for all steps but the last kUnderWay.
+template <int kUnderWay>
+__device__ inline void wait_for_loads() {
+  __pipeline_wait_prior(kUnderWay);
+}
 
 // ---- sums
 

@@ -10,9 +10,6 @@
 namespace trireme::cuda {
 namespace {
 
-constexpr int kWarps = 4;           // of a block whose warps take a row each
-constexpr int kWarpThreads = kWarps * kWarp;
-constexpr int kMaxLanePacks = 4;    // of such a row; with more, registers run out and a block a row is faster
 constexpr int kBlockThreads = 128;  // of the kernel that goes element by element
 constexpr int kMaxParts = 132 * 8;  // partial sums of dw and db
 
@@ -26,79 +23,131 @@ struct BackwardArgs {
   float* parts;  // [blocks, 2, width]
 };
 
-/// dx = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)) (+ dresidual), with dxhat = dy w. kRows rows are in hand; a thread
-/// has a pack of each, in whole warps; the block's dw and db are parts[block].
-template <class T, int kRows, int kMaxThreads>
-__global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 256 ? 3 : 1) backward_kernel(BackwardArgs<T> a) {
-  constexpr int kSize = Pack<T>::kSize;
-  __shared__ float2 of_warp[2][kRows][kMaxThreads / kWarp];  // sums of dxhat and of dxhat xhat; two sets take turns
+/// The sum of each of N numbers over the warp: lane l has that of v[l / (32 / N)], always added in the same order. Half of
+/// the numbers change places at each step, so it takes N - 1 shuffles and some, not 5 N.
+template <int N>
+__device__ inline float warp_sums(float (&v)[N]) {
+  static_assert(N <= kWarp && kWarp % N == 0);
+  int offset = kWarp / 2;
+#pragma unroll
+  for (int half = N / 2; half > 0; half /= 2, offset /= 2) {
+    const bool upper = threadIdx.x & offset;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const float send = upper ? v[i] : v[i + half], keep = upper ? v[i + half] : v[i];
+      v[i] = keep + __shfl_xor_sync(0xffffffffu, send, offset);
+    }
+  }
+  float sum = v[0];
+#pragma unroll
+  for (; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+  return sum;
+}
+
+/// dx = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)) (+ dresidual), with dxhat = dy w. A block has kRows rows in hand
+/// and the next ones on their way; a thread has the same pack of each. The block's dw and db are parts[block].
+template <class T, int kRows, int kMaxThreads, int kBlocksOfSm>
+__global__ void __launch_bounds__(kMaxThreads, kBlocksOfSm) backward_kernel(BackwardArgs<T> a) {
+  constexpr int kSize = Pack<T>::kSize, kSums = 2 * kRows, kMaxWarps = (kMaxThreads / kWarp + 3) / 4 * 4;
+  extern __shared__ uint4 ahead[];  // [2 steps][kRows][x, dy, dresidual][threads]
+  __shared__ __align__(16) float of_warp[2][kSums][kMaxWarps];  // a row's sums of dxhat and dxhat xhat; two sets take turns
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   const int c = threadIdx.x * kSize;
   const bool active = c < a.width;
   const float inverse_width = 1.0f / static_cast<float>(a.width);
+  const int64_t stride = int64_t{gridDim.x} * kRows;
+  for (int i = threadIdx.x; i < 2 * kSums * kMaxWarps; i += blockDim.x) (&of_warp[0][0][0])[i] = 0.0f;
   float dw[kSize] = {}, db[kSize] = {}, w[kSize] = {};
   if (active) {
     const Pack<T> pack = load_pack(a.w + c);
 #pragma unroll
     for (int i = 0; i < kSize; ++i) w[i] = to_float(pack.v[i]);
   }
-  int turn = 0;
-  for (int64_t first = int64_t{blockIdx.x} * kRows; first < a.rows; first += int64_t{gridDim.x} * kRows, turn ^= 1) {
+  const auto slot = [&](int step, int row, int which) {
+    return ahead + ((step * kRows + row) * 3 + which) * blockDim.x + threadIdx.x;
+  };
+  const auto begin_load = [&](int64_t first, int step) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (first + r >= a.rows || !active) continue;
+      const int64_t at = (first + r) * a.width + c;
+      load_ahead(slot(step, r, 0), a.x + at);
+      load_ahead(slot(step, r, 1), a.dy + at);
+      if (a.dresidual) load_ahead(slot(step, r, 2), a.dresidual + at);
+    }
+    end_loads();
+  };
+  const auto read = [&](int step, int row, int which) {
+    Pack<T> pack;
+    *reinterpret_cast<uint4*>(&pack) = *slot(step, row, which);
+    return pack;
+  };
+  float next_mean[kRows], next_rstd[kRows];
+  const auto load_statistics = [&](int64_t first) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      next_mean[r] = first + r < a.rows ? a.mean[first + r] : 0.0f;
+      next_rstd[r] = first + r < a.rows ? a.rstd[first + r] : 0.0f;
+    }
+  };
+  int64_t first = int64_t{blockIdx.x} * kRows;
+  begin_load(first, 0);
+  load_statistics(first);
+  __syncthreads();
+  for (int step = 0; first < a.rows; first += stride, step ^= 1) {
     const int rows = static_cast<int>(min(int64_t{kRows}, a.rows - first));
-    Pack<T> x[kRows], dy[kRows], residual[kRows];
+    begin_load(first + stride, step ^ 1);
     float mean[kRows], rstd[kRows];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      if (r >= rows || !active) continue;
-      const int64_t at = (first + r) * a.width + c;
-      x[r] = load_pack_once(a.x + at);
-      dy[r] = load_pack_once(a.dy + at);
-      if (a.dresidual) residual[r] = load_pack_once(a.dresidual + at);
-    }
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      mean[r] = r < rows ? a.mean[first + r] : 0.0f;
-      rstd[r] = r < rows ? a.rstd[first + r] : 0.0f;
-    }
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      float sum = 0.0f, sum_xhat = 0.0f;
-      if (r < rows && active) {
-        const float shift = -mean[r] * rstd[r];
-#pragma unroll
-        for (int i = 0; i < kSize; ++i) {
-          const float xhat = to_float(x[r].v[i]) * rstd[r] + shift, d = to_float(dy[r].v[i]), dxhat = d * w[i];
-          sum += dxhat;
-          sum_xhat += dxhat * xhat;
-          dw[i] += d * xhat;
-          db[i] += d;
-        }
-      }
-      sum = warp_sum(sum);
-      sum_xhat = warp_sum(sum_xhat);
-      if (lane == 0) of_warp[turn][r][warp] = {sum, sum_xhat};
-    }
-    __syncthreads();  // the other set is written only after the next one: by then all have read this one
+    for (int r = 0; r < kRows; ++r) mean[r] = next_mean[r], rstd[r] = next_rstd[r];
+    load_statistics(first + stride);
+    wait_for_loads<1>();
+    Pack<T> x[kRows], dy[kRows];
+    float sums[kSums] = {};
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (r >= rows || !active) continue;
-      float sum = 0.0f, sum_xhat = 0.0f;
-      for (int i = 0; i < warps; ++i) {
-        sum += of_warp[turn][r][i].x;
-        sum_xhat += of_warp[turn][r][i].y;
-      }
-      // The same with xhat = x rstd - mean rstd put in: dx = rstd dxhat + of_x x + constant (+ dresidual).
-      const float of_x = -rstd[r] * rstd[r] * sum_xhat * inverse_width;
-      const float constant = -rstd[r] * sum * inverse_width - of_x * mean[r];
-      Pack<T> out;
+      x[r] = read(step, r, 0);
+      dy[r] = read(step, r, 1);
+      const float shift = -mean[r] * rstd[r];
 #pragma unroll
       for (int i = 0; i < kSize; ++i) {
-        const float rest = of_x * to_float(x[r].v[i]) + (a.dresidual ? to_float(residual[r].v[i]) + constant : constant);
+        const float xhat = to_float(x[r].v[i]) * rstd[r] + shift, d = to_float(dy[r].v[i]), dxhat = d * w[i];
+        sums[2 * r] += dxhat;
+        sums[2 * r + 1] += dxhat * xhat;
+        dw[i] += d * xhat;
+        db[i] += d;
+      }
+    }
+    const float sum = warp_sums(sums);
+    if (lane % (kWarp / kSums) == 0) of_warp[step][lane / (kWarp / kSums)][warp] = sum;
+    __syncthreads();  // the other set is written only after the next one: by then all have read this one
+    const auto total = [&](int i) {
+      float4 four = *reinterpret_cast<const float4*>(&of_warp[step][i][0]);
+      float all = (four.x + four.y) + (four.z + four.w);
+      for (int of = 4; of < warps; of += 4) {
+        four = *reinterpret_cast<const float4*>(&of_warp[step][i][of]);
+        all += (four.x + four.y) + (four.z + four.w);
+      }
+      return all;
+    };
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= rows || !active) continue;
+      // The same with xhat = x rstd - mean rstd put in: dx = rstd dxhat + of_x x + constant (+ dresidual).
+      const float of_x = -rstd[r] * rstd[r] * total(2 * r + 1) * inverse_width;
+      const float constant = -rstd[r] * total(2 * r) * inverse_width - of_x * mean[r];
+      Pack<T> residual, out;
+      if (a.dresidual) residual = read(step, r, 2);
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) {
+        const float rest = of_x * to_float(x[r].v[i]) + (a.dresidual ? to_float(residual.v[i]) + constant : constant);
         out.v[i] = from_float<T>(rstd[r] * (to_float(dy[r].v[i]) * w[i]) + rest);
       }
       store_pack(a.dx + (first + r) * a.width + c, out);
     }
   }
+  wait_for_loads<0>();
   if (!active) return;
   float* part = a.parts + int64_t{blockIdx.x} * 2 * a.width;
 #pragma unroll
@@ -106,78 +155,6 @@ __global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 256 ? 3 : 1) backw
     part[c + i] = dw[i];
     part[a.width + c + i] = db[i];
   }
-}
-
-/// The same for narrow rows: a warp takes a row, K packs a lane, and keeps it in registers. Each lane adds up dw and db of
-/// its columns over the rows of its warp; the block's sum is parts[block].
-template <class T, int K>
-__global__ void __launch_bounds__(kWarpThreads) backward_warp_kernel(BackwardArgs<T> a) {
-  constexpr int kSize = Pack<T>::kSize;
-  extern __shared__ float sums[];  // [2, width]
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, packs = a.width / kSize;
-  const float inverse_width = 1.0f / static_cast<float>(a.width);
-  float dw[K][kSize] = {}, db[K][kSize] = {};
-  for (int64_t row = int64_t{blockIdx.x} * kWarps + warp; row < a.rows; row += int64_t{gridDim.x} * kWarps) {
-    const int64_t at = row * a.width;
-    const float mean = a.mean[row], rstd = a.rstd[row];
-    Pack<T> x[K], dy[K];
-    float sum = 0.0f, sum_xhat = 0.0f;
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-      const int p = lane + k * kWarp;
-      if (p >= packs) continue;
-      x[k] = load_pack_once(a.x + at + p * kSize);
-      dy[k] = load_pack_once(a.dy + at + p * kSize);
-    }
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-      const int p = lane + k * kWarp;
-      if (p >= packs) continue;
-      const Pack<T> w = load_pack(a.w + p * kSize);
-#pragma unroll
-      for (int i = 0; i < kSize; ++i) {
-        const float xhat = (to_float(x[k].v[i]) - mean) * rstd, d = to_float(dy[k].v[i]), dxhat = d * to_float(w.v[i]);
-        sum += dxhat;
-        sum_xhat += dxhat * xhat;
-        dw[k][i] += d * xhat;
-        db[k][i] += d;
-      }
-    }
-    sum = warp_sum(sum) * inverse_width;
-    sum_xhat = warp_sum(sum_xhat) * inverse_width;
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-      const int p = lane + k * kWarp;
-      if (p >= packs) continue;
-      const Pack<T> w = load_pack(a.w + p * kSize);
-      Pack<T> r, out;
-      if (a.dresidual) r = load_pack(a.dresidual + at + p * kSize);
-#pragma unroll
-      for (int i = 0; i < kSize; ++i) {
-        const float xhat = (to_float(x[k].v[i]) - mean) * rstd, dxhat = to_float(dy[k].v[i]) * to_float(w.v[i]);
-        out.v[i] = from_float<T>(rstd * (dxhat - sum - xhat * sum_xhat) + (a.dresidual ? to_float(r.v[i]) : 0.0f));
-      }
-      store_pack(a.dx + at + p * kSize, out);
-    }
-  }
-  // The warps one after the other, so that the order of the sum is fixed.
-  for (int turn = 0; turn < kWarps; ++turn) {
-    if (warp == turn) {
-#pragma unroll
-      for (int k = 0; k < K; ++k) {
-        const int p = lane + k * kWarp;
-        if (p >= packs) continue;
-#pragma unroll
-        for (int i = 0; i < kSize; ++i) {
-          const int c = p * kSize + i;
-          sums[c] = (turn ? sums[c] : 0.0f) + dw[k][i];
-          sums[a.width + c] = (turn ? sums[a.width + c] : 0.0f) + db[k][i];
-        }
-      }
-    }
-    __syncthreads();
-  }
-  for (int c = threadIdx.x; c < 2 * a.width; c += kWarpThreads) a.parts[int64_t{blockIdx.x} * 2 * a.width + c] = sums[c];
 }
 
 /// A block a row, element by element; a thread adds up the same columns of every row, in parts[block] itself.
@@ -225,14 +202,20 @@ __global__ void __launch_bounds__(kSumRows* kWarp) sum_parts_kernel(int count, i
   out[c] = sum;
 }
 
-template <class T, int kRows, int kMaxThreads>
-int resident_blocks(int threads) {
-  int a_multiprocessor = 0, device = 0, multiprocessors = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&a_multiprocessor, backward_kernel<T, kRows, kMaxThreads>, threads, 0),
+template <class T, int kRows, int kMaxThreads, int kBlocksOfSm>
+int launch_stream(BackwardArgs<T> a, const auto& parts, int threads, cudaStream_t stream) {
+  const auto kernel = backward_kernel<T, kRows, kMaxThreads, kBlocksOfSm>;
+  const int bytes = 2 * kRows * 3 * threads * static_cast<int>(sizeof(uint4));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "cudaFuncSetAttribute");
+  int resident = 0, device = 0, multiprocessors = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, static_cast<size_t>(bytes)),
         "occupancy of layer_norm backward");
   check(cudaGetDevice(&device), "cudaGetDevice");
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-  return std::clamp(a_multiprocessor * multiprocessors, 1, kMaxParts);
+  const int blocks = grid_size(a.rows, kRows, std::clamp(resident * multiprocessors, 1, kMaxParts));
+  a.parts = parts(blocks);
+  kernel<<<blocks, threads, static_cast<size_t>(bytes), stream>>>(a);
+  return blocks;
 }
 
 /// Launches the kernel that suits `a`; returns how many partial sums it leaves. `parts` gives memory for so many.
@@ -249,30 +232,11 @@ int launch_backward(BackwardArgs<T> a, const Parts& parts, cudaStream_t stream) 
     backward_block_kernel<<<blocks, kBlockThreads, 0, stream>>>(a);
     return blocks;
   }
-  const auto launch = [&](auto rows, auto max_threads) {
-    const int blocks = grid_size(a.rows, rows, resident_blocks<T, rows, max_threads>(threads));
-    a.parts = parts(blocks);
-    backward_kernel<T, rows, max_threads><<<blocks, threads, 0, stream>>>(a);
-    return blocks;
-  };
-  using std::integral_constant;
-  const auto launch_warps = [&](auto packs) {
-    constexpr int kResident = packs > 3 || sizeof(T) == 4 ? 3 : 4;  // blocks on a multiprocessor, by their registers
-    const int blocks = grid_size(a.rows, kWarps, 132 * kResident);
-    a.parts = parts(blocks);
-    backward_warp_kernel<T, packs><<<blocks, kWarpThreads, 2 * a.width * sizeof(float), stream>>>(a);
-    return blocks;
-  };
-  switch (threads / kWarp) {
-    case 1: return launch_warps(integral_constant<int, 1>{});
-    case 2: return launch_warps(integral_constant<int, 2>{});
-    case 3: return launch_warps(integral_constant<int, 3>{});
-    case kMaxLanePacks: return launch_warps(integral_constant<int, kMaxLanePacks>{});
-    default: break;
-  }
-  if (threads <= 256) return launch(integral_constant<int, 2>{}, integral_constant<int, 256>{});
-  if (threads <= 512) return launch(integral_constant<int, 2>{}, integral_constant<int, 512>{});
-  return launch(integral_constant<int, 1>{}, integral_constant<int, 1024>{});
+  // Measured: two rows are better than one or four, two steps than three, and blocks as many as their registers leave room for.
+  if (threads <= 128) return launch_stream<T, 2, 128, 5>(a, parts, threads, stream);
+  if (threads <= 256) return launch_stream<T, 2, 256, 3>(a, parts, threads, stream);
+  if (threads <= 512) return launch_stream<T, 2, 512, 1>(a, parts, threads, stream);
+  return launch_stream<T, 1, 1024, 1>(a, parts, threads, stream);
 }
 
 void layer_norm_backward(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& mean, const Tensor& rstd,

@@ -257,10 +257,13 @@ MatmulEngine::Plan MatmulEngine::choose_by_time(Context& ctx, const std::string&
 }
 
 /// The fastest of `ways`. Each runs once to warm up; then all of them take turns, so that a change of the clock meets
-/// all, and those far behind drop out after the first turn.
+/// all, and those far behind drop out after the first turn. Those that are close meet again: the least of many times is partly
+/// luck. A long product then runs for so long that a GPU at its power limit sets its clock by what this way draws, as it
+/// will in training.
 MatmulEngine::Timed MatmulEngine::time_all(Context& ctx, const Product& product, std::vector<Plan> ways) {
-  constexpr int kTurns = 3, kFinalTurns = 6;
-  constexpr double kTurnUs = 2000.0, kFarBehind = 1.4, kClose = 1.15;
+  constexpr int kTurns = 3, kFinalTurns = 2;
+  constexpr double kTurnUs = 2000.0, kFarBehind = 1.4, kClose = 1.08;
+  constexpr double kLongUs = 100.0, kFinalUs = 20000.0;  // of a long product
   Product trial;
   try {
     trial = rehearsal_of(ctx, product);
@@ -271,27 +274,35 @@ MatmulEngine::Timed MatmulEngine::time_all(Context& ctx, const Product& product,
   if (ways.empty()) return {};
   StreamTimer timer(raw_stream(ctx));
   std::vector<double> us(ways.size(), std::numeric_limits<double>::infinity());
+  const auto time_for = [&](double total_us, size_t i, double one_us, double most) {
+    const int repeats = static_cast<int>(std::clamp(total_us / one_us, 1.0, most));
+    return timer.us(repeats, [&] { run_plan(ctx, trial, ways[i]); });
+  };
   for (int turn = 0; turn < kTurns; ++turn) {
     const double best = *std::min_element(us.begin(), us.end());
     for (size_t i = 0; i < ways.size(); ++i) {
       if (turn > 0 && us[i] > kFarBehind * best) continue;
-      const int repeats = turn == 0 ? 1 : static_cast<int>(std::clamp(kTurnUs / us[i], 1.0, 50.0));
-      us[i] = std::min(us[i], timer.us(repeats, [&] { run_plan(ctx, trial, ways[i]); }));
+      us[i] = std::min(us[i], time_for(turn == 0 ? 0.0 : kTurnUs, i, us[i], 50.0));
     }
   }
   const auto fastest = static_cast<size_t>(std::min_element(us.begin(), us.end()) - us.begin());
-  // The parts, the last way, are one; of many fused ways the least time is partly luck. They meet again as equals.
-  const size_t last = ways.size() - 1;
-  if (!ways[last].apart || last == 0) return {ways[fastest], us[fastest]};
-  const auto fused = static_cast<size_t>(std::min_element(us.begin(), us.end() - 1) - us.begin());
-  if (us[fused] > kClose * us[last] || us[last] > kClose * us[fused]) return {ways[fastest], us[fastest]};
-  double fused_us = 0.0, apart_us = 0.0;
-  const int repeats = static_cast<int>(std::clamp(kTurnUs / us[fused], 1.0, 50.0));
+  const double best = us[fastest], final_us = best >= kLongUs ? kFinalUs : kTurnUs;
+  std::vector<size_t> close;
+  for (size_t i = 0; i < ways.size(); ++i)
+    if (us[i] <= kClose * best) close.push_back(i);
+  if (close.size() == 1) return {ways[fastest], best};
+  std::vector<double> means(ways.size(), std::numeric_limits<double>::infinity());
+  time_for(3 * final_us, fastest, best, 1000.0);  // so that the first one meets no cooler GPU than the others
+  for (const size_t i : close) means[i] = 0.0;
   for (int turn = 0; turn < kFinalTurns; ++turn) {
-    fused_us += timer.us(repeats, [&] { run_plan(ctx, trial, ways[fused]); }) / kFinalTurns;
-    apart_us += timer.us(repeats, [&] { run_plan(ctx, trial, ways[last]); }) / kFinalTurns;
+    for (const size_t i : close) {
+      time_for(final_us, i, us[i], 1000.0);
+      means[i] += time_for(final_us, i, us[i], 1000.0) / kFinalTurns;
+    }
+    std::reverse(close.begin(), close.end());
   }
-  return apart_us <= fused_us ? Timed{ways[last], apart_us} : Timed{ways[fused], fused_us};
+  const auto chosen = static_cast<size_t>(std::min_element(means.begin(), means.end()) - means.begin());
+  return {ways[chosen], means[chosen]};
 }
 
 /// cuBLASLt's proposals, most promising first; empty: it has none.

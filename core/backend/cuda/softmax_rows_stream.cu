@@ -1,6 +1,6 @@
 // Long rows of 16-bit logits, with their gradient: a block a multiprocessor stays for many rows. It holds the present row
 // in registers while the next two are on their way into two buffers of shared memory, so that loads never pause for the
-// arithmetic. Copies are the asynchronous bulk copies of sm_90, which complete on an mbarrier (PTX ISA, cp.async.bulk).
+// arithmetic. A thread finds in the buffers what it asked for itself.
 #include <cfloat>
 
 #include "core/backend/cuda/device.cuh"
@@ -12,9 +12,7 @@ namespace {
 constexpr int kMaxThreads = 1024;
 constexpr int kPacks = 7;                   // of a row, in a thread's registers
 constexpr int64_t kMinRowBytes = 48 << 10;  // several blocks on a multiprocessor do as well with shorter ones
-constexpr int kReservedBytes = 1024;        // of shared memory, for barriers and sums
-
-__device__ inline unsigned shared_address(const void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
+constexpr int kReservedBytes = 1024;        // of shared memory, for sums
 
 /// e^x for x <= 0; 16-bit logits need no more than this.
 __device__ inline float fast_exp(float x) {
@@ -39,46 +37,17 @@ struct Args {
   const float* loss_scale;
 };
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-
-__device__ inline void init_barrier(uint64_t* barrier) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
-}
-__device__ inline void arrive(uint64_t* barrier) {
-  asm volatile("{\n .reg .b64 state;\n mbarrier.arrive.shared::cta.b64 state, [%0];\n}" ::"r"(shared_address(barrier))
-               : "memory");
-}
-__device__ inline void wait(uint64_t* barrier, unsigned parity) {
-  asm volatile(
-      "{\n"
-      " .reg .pred done;\n"
-      "again%=:\n"
-      " mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      " @!done bra again%=;\n"
-      "}" ::"r"(shared_address(barrier)), "r"(parity)
-      : "memory");
-}
-/// `bytes` to shared memory; the barrier's phase ends when they are there. Both sides are aligned to 16 bytes.
-__device__ inline void copy_async(void* to, const void* from, unsigned bytes, uint64_t* barrier) {
-  asm volatile("{\n .reg .b64 state;\n mbarrier.arrive.expect_tx.shared::cta.b64 state, [%0], %1;\n}" ::"r"(
-                   shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   shared_address(to)),
-               "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(barrier))
-               : "memory");
-}
-__device__ inline void order_before_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
-
-/// By one thread: begins to load a row. One that is ignored needs no load, but its phase ends all the same.
+/// Begins to load this thread's packs of a row: one step of load_ahead's, also where the row is ignored or there is none.
 template <class T>
-__device__ inline void begin_load(const T* logits, const Args& args, int row, int used, uint4* buffer, uint64_t* barrier) {
-  if (row >= args.rows) return;
-  if (args.targets[row] == -1)
-    arrive(barrier);
-  else
-    copy_async(buffer, logits + int64_t{row} * args.width, static_cast<unsigned>(used) * 16u, barrier);
+__device__ inline void begin_load(const T* logits, const Args& args, int row, int used, uint4* buffer) {
+  if (row < args.rows && args.targets[row] != -1) {
+#pragma unroll
+    for (int u = 0; u < kPacks; ++u) {
+      const int at = threadIdx.x + u * blockDim.x;
+      if (at < used) load_ahead(buffer + at, logits + int64_t{row} * args.width + at * Pack<T>::kSize);
+    }
+  }
+  end_loads();
 }
 
 /// Keeps the pack as it is in registers: its elements apart, kept for the next use, would not fit.
@@ -161,55 +130,39 @@ __device__ inline void write_gradient(const Pack<T> (&pack)[kPacks], T* row, int
   }
 }
 
-#endif
-
 /// `logits` and its rows are aligned to 16 bytes; the threads hold kPacks packs each, which are the whole vocabulary.
 template <class T>
 __global__ void __launch_bounds__(kMaxThreads, 1) softmax_rows_stream_kernel(T* logits, Args args) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  extern __shared__ __align__(128) uint4 buffers[];  // [2][used]
-  __shared__ uint64_t loaded[2];
+  extern __shared__ uint4 buffers[];  // [2][used]
   __shared__ Normalizer of_warp[2][kMaxThreads / kWarp];
   constexpr int kSize = Pack<T>::kSize;
   const int packs = args.width / kSize, used = (args.vocab + kSize - 1) / kSize;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp, stride = gridDim.x;
-  if (threadIdx.x == 0) {
-    init_barrier(&loaded[0]);
-    init_barrier(&loaded[1]);
-    order_before_async();
-    for (int b = 0; b < 2; ++b) begin_load(logits, args, blockIdx.x + b * stride, used, buffers + b * used, &loaded[b]);
-  }
-  __syncthreads();
-  int round = 0;
-  for (int row = blockIdx.x; row < args.rows; row += stride, ++round) {
-    const int b = round % 2;
+  for (int b = 0; b < 2; ++b) begin_load(logits, args, blockIdx.x + b * stride, used, buffers + b * used);
+  int b = 0, turn = 0;
+  for (int row = blockIdx.x; row < args.rows; row += stride, b ^= 1) {
     const int target = args.targets[row];
     T* to = logits + int64_t{row} * args.width;
-    wait(&loaded[b], static_cast<unsigned>(round / 2 % 2));
-    Pack<T> pack[kPacks];
-    if (target != -1) {
-      read_packs(pack, buffers + b * used, used, args.vocab);
-      const Normalizer n = normalizer_of_warp(pack);
-      if (lane == 0) of_warp[b][warp] = n;
-    }
-    // All have read the buffer and seen its phase end, so it may be filled again. The sums' turn comes again two rows
-    // on, after the next row's barrier.
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      order_before_async();
-      begin_load(logits, args, row + 2 * stride, used, buffers + b * used, &loaded[b]);
-    }
+    wait_for_loads<1>();  // but the next row's
     if (target == -1) {
+      begin_load(logits, args, row + 2 * stride, used, buffers + b * used);
       zero_packs(to, 0, packs);
       if (threadIdx.x == 0) args.losses[row] = 0.0f;
       continue;
     }
-    const Normalizer n = over_warp(lane < warps ? of_warp[b][lane] : Normalizer{-FLT_MAX, 0.0f});
+    Pack<T> pack[kPacks];
+    read_packs(pack, buffers + b * used, used, args.vocab);
+    begin_load(logits, args, row + 2 * stride, used, buffers + b * used);
+    const Normalizer own = normalizer_of_warp(pack);
+    if (lane == 0) of_warp[turn][warp] = own;
+    __syncthreads();
+    const Normalizer n = over_warp(lane < warps ? of_warp[turn][lane] : Normalizer{-FLT_MAX, 0.0f});
+    turn ^= 1;  // this one's comes again after the barrier of the next row that is not ignored
     const bool is_token = target >= 0 && target < args.vocab;
     write_gradient(pack, to, used, is_token ? target : -2, n, args, args.losses + row);
     zero_packs(to, used, packs);
   }
-#endif
+  wait_for_loads<0>();
 }
 
 int attribute(cudaDeviceAttr which) {
@@ -223,8 +176,7 @@ template <class T>
 bool launch_stream(Context& ctx, const SoftmaxRows& s) {
   const int64_t used = ceil_div(s.vocab, Pack<T>::kSize), buffers_bytes = 2 * used * 16;
   const bool fits = used * 16 >= kMinRowBytes && used <= kPacks * kMaxThreads &&
-                    buffers_bytes + kReservedBytes <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) &&
-                    attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
+                    buffers_bytes + kReservedBytes <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   if (!fits || !is_aligned(s.logits.raw()) || s.logits.dim(1) % Pack<T>::kSize != 0) return false;
   const auto kernel = softmax_rows_stream_kernel<T>;
   const int64_t blocks = std::min<int64_t>(s.logits.dim(0), attribute(cudaDevAttrMultiProcessorCount));
