@@ -17,7 +17,12 @@ function(trireme_without_cuda option what)
   if(${option} STREQUAL "ON")
     message(FATAL_ERROR "${option}=ON, but ${what}")
   endif()
-  message(STATUS "Without ${option}: ${what}")
+  # Who has nvcc wants to hear of it; who has none builds for the host.
+  if(option STREQUAL "TRIREME_NCCL" OR CMAKE_CUDA_COMPILER)
+    message(WARNING "Without ${option}: ${what}")
+  else()
+    message(STATUS "Without ${option}: ${what}")
+  endif()
 endfunction()
 
 include(CheckLanguage)

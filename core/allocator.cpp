@@ -22,6 +22,21 @@ size_t block_size(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+constexpr std::string_view kWhatNeedsLess =
+    "A smaller batch.micro, model.recompute: selective or full, a shorter batch.sequence or a smaller model needs less; so do more\n"
+    "ranks of parallel.tensor or parallel.pipeline. `trireme plan` estimates what each rank needs.";
+
+/// " where 139.8 GiB are in all, 0.1 free, ..."; nothing where the device does not tell.
+std::string describe_device(const Backend& backend, const MemoryStats& stats) {
+  if (backend.model_name().empty()) return "";
+  const size_t all = backend.memory_bytes(), free = backend.free_bytes();
+  const auto gib = [](size_t bytes) { return static_cast<double>(bytes) / 0x1p30; };
+  const size_t others = all - std::min(all, free + stats.reserved_bytes);
+  return fmt::format(" where {:.2f} GiB are in all, {:.2f} free, {:.2f} held here ({:.2f} in use, the rest in pieces that don't fit) "
+                     "and {:.2f} held by libraries and other processes (nvidia-smi lists these)",
+                     gib(all), gib(free), gib(stats.reserved_bytes), gib(stats.current_total_bytes), gib(others));
+}
+
 }  // namespace
 
 std::string_view name_of(MemoryClass memory_class) {
@@ -78,9 +93,9 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, MemoryClass memory_cl
       data = backend_.allocate(block_bytes);
     }
     if (!data)
-      throw IoError(fmt::format("out of memory on {}: {} bytes more were asked for; what holds it now:\n{}"
-                                "A smaller batch.micro, model.recompute: selective or full, a shorter batch.sequence or a smaller model needs less.",
-                                to_string(backend_.device()), bytes, to_string(stats_)));
+      throw IoError(fmt::format("out of memory on {}: {} bytes more were asked for{}; what holds it now:\n{}{}",
+                                to_string(backend_.device()), bytes, describe_device(backend_, stats_), to_string(stats_),
+                                kWhatNeedsLess));
     stats_.reserved_bytes += block_bytes;
     ++stats_.device_allocations;
   }

@@ -3,6 +3,8 @@
 #include <cxxabi.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/profiler.h"
 
@@ -19,6 +21,18 @@ void Stream::finish() noexcept {
 
 std::shared_ptr<void> Backend::allocate_host(size_t bytes) {
   return {::operator new(bytes), [](void* data) { ::operator delete(data); }};
+}
+
+void Backend::add_note(std::string text) {
+  const std::lock_guard lock(notes_mutex_);
+  if (std::ranges::find(notes_, text) == notes_.end()) notes_.push_back(std::move(text));
+}
+
+std::vector<std::string> Backend::take_notes() {
+  const std::lock_guard lock(notes_mutex_);
+  std::vector<std::string> fresh(notes_.begin() + static_cast<std::ptrdiff_t>(notes_taken_), notes_.end());
+  notes_taken_ = notes_.size();
+  return fresh;
 }
 
 void (*Backend::find_kernel(std::type_index kernel) const)() {

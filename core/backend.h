@@ -10,10 +10,12 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <typeindex>
 #include <unordered_map>
+#include <vector>
 
 #include "core/device.h"
 
@@ -75,6 +77,15 @@ class Backend {
   virtual int num_threads() const { return 1; }
   /// All memory of the device; 0: not known.
   virtual size_t memory_bytes() const { return 0; }
+  /// What people call the device, "NVIDIA H200"; empty for the host.
+  virtual std::string model_name() const { return {}; }
+  /// What of memory_bytes() nobody holds now, in this process or another; known where model_name() is.
+  virtual size_t free_bytes() const { return 0; }
+
+  /// Keeps a text for the user: something works, but not as well as it could. Each text counts once. From any thread.
+  void add_note(std::string text);
+  /// Those that were not taken yet.
+  std::vector<std::string> take_notes();
 
   template <class K>
   void add_kernel(typename K::Fn* fn) {
@@ -99,6 +110,9 @@ class Backend {
   void (*find_kernel(std::type_index kernel) const)();  // InternalError when there is none
   std::unordered_map<std::type_index, void (*)()> kernels_;
   std::unordered_map<std::type_index, std::shared_ptr<void>> states_;
+  std::mutex notes_mutex_;
+  std::vector<std::string> notes_;
+  size_t notes_taken_ = 0;
 };
 
 /// The host. `num_threads` 0 takes OpenMP's default (OMP_NUM_THREADS, or all cores). ConfigError for more than 4096.
@@ -112,6 +126,8 @@ struct CudaOptions {
 };
 /// A GPU; ConfigError where this build or machine has none of that index.
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options = {});
+/// Whether this build has CUDA.
+bool built_with_cuda();
 /// How many GPUs this process can use; 0 where this build or machine has none.
 int num_cuda_devices();
 /// Where GPU `index` sits on this machine's PCI bus, "0000:1b:00.0": the same for all processes, whatever each calls it.

@@ -20,11 +20,18 @@ struct Saved {
   std::shared_ptr<void> state;  // of operations that keep more than tensors
 };
 
+/// Floating-point operations of the passes.
+struct OpFlop {
+  double forward = 0.0, backward_input = 0.0, backward_weight = 0.0;
+};
+
 class Op {
  public:
   virtual ~Op() = default;
   virtual std::string_view name() const = 0;
   virtual std::span<Parameter* const> parameters() const { return {}; }
+  /// What the products of each pass take on these inputs, in training: for profiles. Nothing where there are none.
+  virtual OpFlop flop(std::span<const Tensor>) const { return {}; }
 
   /// Returns the outputs; puts into `saved` what backward needs.
   virtual Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved& saved) const = 0;
@@ -38,8 +45,12 @@ class Op {
   /// then runs the W of what it did before in between.
   virtual bool sends_input_gradient() const { return false; }
 
+  /// Whether backward_weight() reads `dout` although backward_input() has run. If not, the tape does not keep it, and
+  /// backward_input() may have it to itself.
+  virtual bool weights_need_gradients() const { return true; }
+
   /// "W": adds to the gradients of parameters() (see Parameter::begin_accumulate). Runs after backward_input,
-  /// perhaps much later, with the same `dout`.
+  /// perhaps much later, with the same `dout` (see weights_need_gradients()).
   virtual void backward_weight(Context& ctx, Saved& saved, std::span<const Tensor> dout) const {
     static_cast<void>(ctx), static_cast<void>(saved), static_cast<void>(dout);
   }

@@ -8,7 +8,7 @@ namespace {
 
 /// Runs `body`, a pass of `op` over `tensors`, which an error of the device names.
 template <class F>
-Tensors with_place(const Op& op, std::string_view pass, std::span<const Tensor> tensors, const F& body) {
+auto with_place(const Op& op, std::string_view pass, std::span<const Tensor> tensors, const F& body) {
   try {
     return body();
   } catch (const IoError& error) {
@@ -26,12 +26,13 @@ Tensors apply(Context& ctx, std::shared_ptr<const Op> op, Tensors inputs) {
   const auto parameters = op->parameters();
   if (ctx.hooks && !parameters.empty()) ctx.hooks->before_use(parameters);
   Tensors outputs;
+  const OpFlop flop = ctx.tracer && ctx.tracer->recording() ? op->flop(inputs) : OpFlop();
   {
-    TraceScope scope(ctx.tracer, Tracer::Lane::compute, op->name());
+    TraceScope scope(ctx.tracer, Tracer::Lane::compute, op->name(), flop.forward);
     outputs = with_place(*op, "forward", inputs, [&] { return op->forward(ctx, inputs, saved); });
   }
   if (ctx.hooks && !parameters.empty()) ctx.hooks->after_use(parameters);
-  if (ctx.tape) ctx.tape->record(std::move(op), inputs, outputs, std::move(saved));
+  if (ctx.tape) ctx.tape->record(std::move(op), inputs, outputs, std::move(saved), flop);
   return outputs;
 }
 
@@ -47,7 +48,8 @@ Tensor Tape::watch(Tensor t) {
   return t;
 }
 
-void Tape::record(std::shared_ptr<const Op> op, std::span<const Tensor> inputs, Tensors& outputs, Saved saved) {
+void Tape::record(std::shared_ptr<const Op> op, std::span<const Tensor> inputs, Tensors& outputs, Saved saved,
+                  OpFlop flop) {
   bool needed = !op->parameters().empty();
   for (const Tensor& t : inputs) needed = needed || (t.defined() && t.tape_id() >= 0);
   for (Tensor& t : outputs) t.set_tape_id(-1);  // an output may share an input's handle
@@ -61,6 +63,7 @@ void Tape::record(std::shared_ptr<const Op> op, std::span<const Tensor> inputs, 
   for (Parameter* p : op->parameters()) ++pending_uses_[p];
   node.op = std::move(op);
   node.saved = std::move(saved);
+  node.flop = flop;
   nodes_.push_back(std::move(node));
 }
 
@@ -101,13 +104,14 @@ void Tape::run_input(Context& ctx, Node& node, Node* before) {
   }
   for (int id : node.inputs) wanted = wanted || id >= 0;
   node.pending_weight = !node.op->parameters().empty();
+  node.has_gradient = any;
   if (!any) {  // nothing depends on this node: its parameters get no gradient from it, but the use is over
     node.saved = {};
     return;
   }
-  if (node.pending_weight) node.dout = dout;
+  if (node.pending_weight && (!wanted || node.op->weights_need_gradients())) node.dout = dout;
   if (!wanted) return;
-  TraceScope scope(ctx.tracer, Tracer::Lane::compute, node.op->name());
+  TraceScope scope(ctx.tracer, Tracer::Lane::compute, node.op->name(), node.flop.backward_input);
   Tensors din = with_place(*node.op, "backward", node.saved.tensors,
                            [&] { return node.op->backward_input(ctx, node.saved, std::move(dout)); });
   TRIREME_ASSERT(din.size() == node.inputs.size(), std::string(node.op->name()) + ": one gradient an input");
@@ -117,9 +121,9 @@ void Tape::run_input(Context& ctx, Node& node, Node* before) {
 
 void Tape::run_weight(Context& ctx, Node& node) {
   if (node.pending_weight) {
-    if (!node.dout.empty()) {
-      TraceScope scope(ctx.tracer, Tracer::Lane::compute, node.op->name());
-      node.op->backward_weight(ctx, node.saved, node.dout);
+    if (node.has_gradient) {
+      TraceScope scope(ctx.tracer, Tracer::Lane::compute, node.op->name(), node.flop.backward_weight);
+      with_place(*node.op, "backward (weights)", node.saved.tensors, [&] { node.op->backward_weight(ctx, node.saved, node.dout); });
     }
     node.pending_weight = false;
     for (Parameter* p : node.op->parameters())

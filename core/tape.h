@@ -46,11 +46,14 @@ class Tape {
     std::vector<int> inputs;   // tape ids, -1 for constants
     std::vector<int> outputs;
     Saved saved;
+    OpFlop flop;
     Tensors dout;  // kept between B and W
     bool pending_weight = false;
+    bool has_gradient = false;  // something depends on it
   };
   int new_id();
-  void record(std::shared_ptr<const Op> op, std::span<const Tensor> inputs, Tensors& outputs, Saved saved);
+  void record(std::shared_ptr<const Op> op, std::span<const Tensor> inputs, Tensors& outputs, Saved saved,
+              OpFlop flop = {});
   void seed(Context& ctx, std::span<const Tensor> roots, Tensors seeds);
   void use_and_run_input(Context& ctx, Node& node, Node* before);
   void run_input(Context& ctx, Node& node, Node* before);

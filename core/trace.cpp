@@ -22,10 +22,10 @@ int64_t Tracer::now_us() {
   return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-void Tracer::add(Lane lane, std::string_view name, int64_t begin_us, int64_t end_us, int64_t bytes) {
+void Tracer::add(Lane lane, std::string_view name, int64_t begin_us, int64_t end_us, int64_t bytes, double flop) {
   if (!recording_) return;
   std::lock_guard lock(mutex_);
-  spans_.push_back({lane, std::string(name), begin_us, end_us, bytes});
+  spans_.push_back({lane, std::string(name), begin_us, end_us, bytes, flop});
 }
 
 void Tracer::add(std::span<const DeviceActivity> activities) {

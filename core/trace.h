@@ -32,13 +32,14 @@ class Tracer {
     Lane lane;
     std::string name;
     int64_t begin_us, end_us, bytes;
+    double flop = 0.0;  // of an operation's pass
   };
 
   Tracer(int rank, std::string title);
   /// Spans that end while it is off are dropped; it starts off.
   void set_recording(bool on) { recording_ = on; }
   bool recording() const { return recording_; }
-  void add(Lane lane, std::string_view name, int64_t begin_us, int64_t end_us, int64_t bytes = -1);
+  void add(Lane lane, std::string_view name, int64_t begin_us, int64_t end_us, int64_t bytes = -1, double flop = 0.0);
   void add(std::span<const DeviceActivity> activities);
   static int64_t now_us();
   void set_listener(SpanListener* listener) { listener_ = listener; }
@@ -58,14 +59,14 @@ class Tracer {
 /// Adds a span from here to the end of the scope; does nothing when `tracer` is null.
 class TraceScope {
  public:
-  TraceScope(Tracer* tracer, Tracer::Lane lane, std::string_view name)
-      : tracer_(tracer), lane_(lane), name_(name), begin_us_(tracer ? Tracer::now_us() : 0) {
+  TraceScope(Tracer* tracer, Tracer::Lane lane, std::string_view name, double flop = 0.0)
+      : tracer_(tracer), lane_(lane), name_(name), flop_(flop), begin_us_(tracer ? Tracer::now_us() : 0) {
     if (tracer_ && tracer_->listener()) tracer_->listener()->begin_span(name);
   }
   ~TraceScope() {
     if (!tracer_) return;
     if (tracer_->listener()) tracer_->listener()->end_span();
-    tracer_->add(lane_, name_, begin_us_, Tracer::now_us());
+    tracer_->add(lane_, name_, begin_us_, Tracer::now_us(), -1, flop_);
   }
   TraceScope(const TraceScope&) = delete;
   TraceScope& operator=(const TraceScope&) = delete;
@@ -74,6 +75,7 @@ class TraceScope {
   Tracer* tracer_;
   Tracer::Lane lane_;
   std::string_view name_;
+  double flop_;
   int64_t begin_us_;
 };
 

@@ -110,8 +110,7 @@ class KernelBench {
     Tensor d_qkv = empty(qkv.shape());
     const std::string size =
         fmt::format("{} x {} tokens, {} x {}", s.samples, s.tokens, s.heads, shape.head_dim);
-    // Two products of T x T x D a head, of which the causal mask leaves half; five in backward.
-    const double product = static_cast<double>(s.samples * s.tokens * s.tokens * s.width);
+    const double product = shape.product_flop();
     add("attention forward", size, 2 * product, 0,
         [&] { ctx_.kernel<AttentionForwardKernel>()(ctx_, qkv, shape, out, lse); });
     add("attention backward", size, 5 * product, 0,

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <set>
@@ -42,6 +43,16 @@ std::optional<std::string> obstacle(std::span<const RankPlace> places, bool shar
   return std::nullopt;
 }
 
+/// Of a build that can use no GPU. The driver's device file tells it that there is one.
+Device without_cuda(std::string_view wanted, Group& world) {
+  constexpr std::string_view kReason = "this build has no CUDA: build Trireme where nvcc is found (docs/gpu.md)";
+  agree(world, "devices chosen", [&] {
+    if (wanted == "cuda") throw ConfigError(fmt::format("run.device: cuda, but {}; or set run.device to cpu", kReason));
+  });
+  if (world.rank() == 0 && std::filesystem::exists("/dev/nvidia0")) fmt::print("note: run.device: auto is the CPU here: {}\n", kReason);
+  return {};
+}
+
 }  // namespace
 
 int gpu_index(int local_rank, int num_gpus) { return num_gpus > 0 ? local_rank % num_gpus : 0; }
@@ -57,6 +68,7 @@ DeviceChoice plan_device(std::string_view wanted, std::span<const RankPlace> pla
 
 Device choose_device(const std::string& wanted, Group& world) {
   if (wanted == "cpu") return {};
+  if (!built_with_cuda()) return without_cuda(wanted, world);
   const int num_gpus = num_cuda_devices();
   const int index = gpu_index(find_local_ranks(world).rank, num_gpus);
   const RankPlace mine{machine_id(), getpid(), num_gpus, num_gpus > 0 ? fingerprint(cuda_device_address(index)) : 0};

@@ -110,9 +110,9 @@ void describe(V& v, PrecisionConfig& c) {
   v.field("loss_scale", c.loss_scale,
           "factor of the gradients until the update: `auto` (dynamic with f16), `none`, `dynamic`, or a number", any());
   v.field("initial_scale", c.initial_scale, "dynamic: the first scale", above(0));
-  v.field("growth_factor", c.growth_factor, "dynamic: the scale grows by this after `growth_interval` good steps", at_least(1));
+  v.field("growth_factor", c.growth_factor, "dynamic: the scale grows by this after `growth_interval` good steps, up to 2^24", at_least(1));
   v.field("growth_interval", c.growth_interval, "dynamic: steps in a row without overflow", at_least(1));
-  v.field("backoff", c.backoff, "dynamic: the scale shrinks by this after an overflow, and the step is skipped", within(0, 1));
+  v.field("backoff", c.backoff, "dynamic: the scale shrinks by this after an overflow, and the step is skipped", between(0, 1));
   v.field("min_scale", c.min_scale, "dynamic: the least scale", above(0));
 }
 

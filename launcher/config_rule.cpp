@@ -24,6 +24,12 @@ Rule within(double low, double high) {
   return rule;
 }
 
+Rule between(double low, double high) {
+  Rule rule = above(low);
+  rule.below = high;
+  return rule;
+}
+
 Rule half_open(double low, double end) {
   Rule rule = at_least(low);
   rule.below = end;

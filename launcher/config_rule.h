@@ -27,6 +27,7 @@ inline Rule one_of(std::vector<std::string> choices, std::string note = "") {
 Rule at_least(double low);
 Rule above(double low);
 Rule within(double low, double high);
+Rule between(double low, double high);  // neither of them
 Rule half_open(double low, double end);  // at least `low` and below `end`
 Rule auto_or_at_least(double low);
 

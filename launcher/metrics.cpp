@@ -33,7 +33,7 @@ void MetricsWriter::write(const StepMetrics& m) {
   Json line{{"step", m.step},      {"loss", m.loss},     {"grad_norm", m.grad_norm},
             {"lr", m.lr},          {"tokens", m.tokens}, {"tokens_per_s", m.tokens_per_s},
             {"step_ms", m.step_ms}};
-  if (m.loss_scale != 1.0) line["loss_scale"] = m.loss_scale;
+  if (m.loss_scale) line["loss_scale"] = *m.loss_scale;
   if (m.skipped) line["skipped"] = true;
   file_.append(line.dump() + "\n");
 }

@@ -17,7 +17,7 @@ struct StepMetrics {
   int64_t tokens = 0;  // trained on so far, this step's included
   double tokens_per_s = 0.0;
   double step_ms = 0.0;
-  double loss_scale = 1.0;
+  std::optional<double> loss_scale = {};  // where the loss is scaled
   bool skipped = false;  // the update was left out: not finite, or an outlier
 };
 

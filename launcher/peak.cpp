@@ -32,9 +32,10 @@ Sizes probe_sizes(const Backend& backend) {
   return {kRowsPerThread * backend.num_threads(), 512};
 }
 
-std::string cache_key(const Context& ctx, DType dtype) {
-  return fmt::format("{}, {} on {} threads, {}", cpu_model(), to_string(ctx.backend->device()),
-                     ctx.backend->num_threads(), name_of(dtype));
+std::string cache_key(const Backend& backend, std::string_view precision) {
+  const std::string gpu = backend.model_name();
+  return gpu.empty() ? fmt::format("{} on {} threads, {}", cpu_model(), backend.num_threads(), precision)
+                     : fmt::format("{}, {}", gpu, precision);
 }
 
 Json read_cache(const std::filesystem::path& file) {
@@ -82,8 +83,8 @@ double measure_peak_flops(Context& ctx, DType dtype, double budget_s) {
   return 2.0 * static_cast<double>(rows * width * width) / seconds;
 }
 
-double peak_flops(Context& ctx, DType dtype, const std::filesystem::path& cache_file) {
-  const std::string key = cache_key(ctx, dtype);
+double peak_flops(Context& ctx, DType dtype, std::string_view precision, const std::filesystem::path& cache_file) {
+  const std::string key = cache_key(*ctx.backend, precision);
   Json cache = cache_file.empty() ? Json::object() : read_cache(cache_file);
   const auto found = cache.find(key);
   const double known = found != cache.end() && found->is_number() ? found->get<double>() : 0.0;

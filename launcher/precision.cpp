@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <cmath>
 
 #include "core/error.h"
 
@@ -30,6 +31,8 @@ LossScaleSettings loss_scale_settings(const PrecisionConfig& config) {
     const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), settings.initial);
     if (error != std::errc() || end != word.data() + word.size())
       throw ConfigError(fmt::format("precision.loss_scale: wanted auto, none, dynamic or a factor such as 1024, got '{}'", word));
+    if (!(settings.initial > 0.0) || !std::isfinite(settings.initial))
+      throw ConfigError(fmt::format("precision.loss_scale: wanted a factor above 0, got {}", word));
   }
   check_loss_scale(settings);
   return settings;

@@ -17,8 +17,10 @@ struct ProfiledSteps {
   double peak_flops = 0.0;      // of this rank's device, a second; 0: unknown
 };
 
-/// What a device that works on its own did. Communication counts as exposed while no other work is running.
-std::string profile_table(const ProfiledSteps& steps, std::span<const DeviceActivity> activities);
+/// What a device that works on its own did. Communication counts as exposed while no other work is running. `spans` are
+/// the host's, which know how many operations were queued.
+std::string profile_table(const ProfiledSteps& steps, std::span<const DeviceActivity> activities,
+                          std::span<const Tracer::Span> spans);
 
 /// The same for a host that does the work itself, from the spans of its operations.
 std::string profile_table(const ProfiledSteps& steps, std::span<const Tracer::Span> spans);

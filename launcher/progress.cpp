@@ -53,7 +53,9 @@ std::string format_duration(double seconds) {
 std::string format_progress(const Progress& p) {
   std::string line = fmt::format("step {}/{}  loss {:.4f}", p.step, p.steps, p.loss);
   if (p.valid_loss) line += fmt::format("  valid {:.4f}", *p.valid_loss);
-  line += fmt::format("  lr {:.2e}  grad {:.3g}  {} tok/s", p.lr, p.grad_norm, format_count(p.tokens_per_s));
+  line += fmt::format("  lr {:.2e}  grad {:.3g}", p.lr, p.grad_norm);
+  if (p.loss_scale) line += fmt::format("  scale {:g}", *p.loss_scale);
+  line += fmt::format("  {} tok/s", format_count(p.tokens_per_s));
   if (p.peak_share) line += fmt::format("  {:.0f}% of peak", 100 * *p.peak_share);
   line += "  " + format_bytes(p.memory_bytes);
   if (p.skipped_steps > 0) line += fmt::format("  {} skipped", p.skipped_steps);

@@ -18,6 +18,7 @@ struct Progress {
   std::optional<double> valid_loss = {};  // the last one
   double lr = 0.0;
   double grad_norm = 0.0;
+  std::optional<double> loss_scale = {};  // where the loss is scaled
   double tokens_per_s = 0.0;
   std::optional<double> peak_share = {};  // of the machine's measured peak FLOP/s, 0 to 1
   size_t memory_bytes = 0;

@@ -24,6 +24,7 @@ void RunReport::step(const StepMetrics& metrics, size_t memory_bytes) {
   p.valid_loss = valid_loss_;
   p.lr = metrics.lr;
   p.grad_norm = metrics.grad_norm;
+  p.loss_scale = metrics.loss_scale;
   p.tokens_per_s = metrics.tokens_per_s;
   if (peak_flops_ > 0) p.peak_share = metrics.tokens_per_s * flops_per_token_ / peak_flops_;
   p.memory_bytes = memory_bytes;

@@ -122,6 +122,7 @@ void TensorboardWriter::write(const StepMetrics& m) {
                  {"train/tokens", static_cast<double>(m.tokens)},
                  {"train/tokens_per_s", m.tokens_per_s},
                  {"train/step_ms", m.step_ms}});
+  if (m.loss_scale) write(m.step, {{"train/loss_scale", *m.loss_scale}});
 }
 
 void TensorboardWriter::write(const ValidMetrics& m) {

@@ -1,5 +1,7 @@
 #include "launcher/train_step.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "core/ops/elementwise.h"
@@ -109,15 +111,25 @@ bool TrainStep::replay() {
     recording_.reset();
     ctx_.allocator->forget_recording();
   }
-  if (!recording_) {
-    ctx_.allocator->begin_recording();
-    recording_ = ctx_.recorder->record([this] { compute(); });
-    ctx_.allocator->end_recording();
-    record_ = recording_ != nullptr;
-    if (!record_) return false;
-  }
+  if (!recording_) record();
+  if (!recording_) return false;
+  TraceScope scope(ctx_.tracer, Tracer::Lane::step, "replay");
   recording_->replay(*ctx_.stream);
   return true;
+}
+
+/// Nothing of the step is run meanwhile, so where it fails the step can still be launched piece by piece.
+void TrainStep::record() {
+  ctx_.allocator->begin_recording();
+  try {
+    recording_ = ctx_.recorder->record([this] { compute(); });
+  } catch (const IoError& e) {
+    parts_.reducer.abandon_step();
+    ctx_.backend->add_note(fmt::format("run.cuda_graph: steps are launched one by one, for recording one failed: {}", e.what()));
+  }
+  ctx_.allocator->end_recording();
+  if (!recording_) ctx_.allocator->forget_recording();
+  record_ = recording_ != nullptr;
 }
 
 void TrainStep::read_back(Slot& slot) {

@@ -79,6 +79,7 @@ class TrainStep {
   void put_inputs(const Batch& batch, double lr, StepRequests requests);
   void compute();  // all work on the device, from the inputs to the updated weights
   bool replay();   // the same, recorded; false when there is no recording
+  void record();
   MicroBatch micro_batch(int64_t i) const;
   void run_micro_batches();
   void sum_gradient_squares(Tensor& norms);

@@ -186,8 +186,12 @@ void Trainer::start() {
 }
 
 void Trainer::start_reports() {
-  std::array<double, 1> peak{peak_flops(ctx_, engine_.backend().is_asynchronous() ? compute_dtype(config_.precision) : DType::f32)};
+  const bool on_gpu = engine_.backend().is_asynchronous();
+  std::array<double, 1> peak{on_gpu ? peak_flops(ctx_, compute_dtype(config_.precision), config_.precision.compute)
+                                    : peak_flops(ctx_, DType::f32, "f32")};
   peak_flops_ = peak[0];
+  engine_.allocator().release_cached();  // what was measured with is not the run's
+  engine_.allocator().reset_peak();
   world_.all_reduce(as_tensor(peak), ReduceOp::sum, "peak rate").wait();
   if (world_.rank() != 0) return;
   std::error_code error;
@@ -197,8 +201,10 @@ void Trainer::start_reports() {
   keep_tokenizer();
   report_ = std::make_unique<RunReport>(config_.run, progress_.step, model().flops_per_token(geometry_.sequence), peak[0]);
   if (!layout_.empty()) report_->note(layout_);
-  report_->note(fmt::format("{}: {} parameters, {} of {}, batch {} x {} tokens in {} a rank", config_.model.kind,
+  const std::string model_name = engine_.backend().model_name();
+  report_->note(fmt::format("{}: {} parameters, {} of {}{}, batch {} x {} tokens in {} a rank", config_.model.kind,
                             model().num_parameters(), counted(world_.size(), "rank"), counted(engine_.backend().num_threads(), "thread"),
+                            model_name.empty() ? "" : " and a GPU (" + model_name + ")",
                             geometry_.global, geometry_.sequence, micro_batches_ == 1 ? "1 micro-batch" : fmt::format("{} micro-batches", micro_batches_)));
 }
 
@@ -241,12 +247,24 @@ StepMetrics Trainer::collect() {
   m.loss = result.loss;
   m.grad_norm = result.control.grad_norm;
   m.lr = learning_rate(config_.optim, result.step, config_.run.steps);
-  m.loss_scale = result.control.used_scale;
+  const LossScaleSettings scale = loss_scale_settings(config_.precision);
+  if (scale.dynamic || scale.initial != 1.0) m.loss_scale = result.control.used_scale;
+  if (scale.dynamic && result.control.reason() == SkipReason::not_finite && result.control.used_scale <= scale.minimum)
+    engine_.backend().add_note(fmt::format("gradients are not finite at precision.min_scale {:g} either, so it is not the scale: lower "
+                                           "optim.lr, or set precision.compute to bf16",
+                                           scale.minimum));
   m.tokens = progress_.tokens;
   m.step_ms = result.seconds * 1e3;
   m.tokens_per_s = static_cast<double>(tokens) / result.seconds;
   if (report_) report_->step(m, engine_.allocator().stats().peak_total_bytes);
+  report_notes();
   return m;
+}
+
+/// What the device has to say, once each.
+void Trainer::report_notes() {
+  if (!report_) return;
+  for (const std::string& note : engine_.backend().take_notes()) report_->note("note: " + note);
 }
 
 StepMetrics Trainer::step() {
@@ -339,7 +357,7 @@ void Trainer::finish_trace() {
   for (const Tracer::Span& s : device_passes(activities)) tracer_->add(s.lane, s.name, s.begin_us, s.end_us);
   tracer_->set_recording(false);
   if (config_.run.profile.steps[0] > 0) {
-    const std::string table = profiler_ ? profile_table(steps, activities) : profile_table(steps, tracer_->spans());
+    const std::string table = profiler_ ? profile_table(steps, activities, tracer_->spans()) : profile_table(steps, tracer_->spans());
     tracer_->add(activities);
     write_text_durably(out / fmt::format("profile-{:05}.txt", world_.rank()), table);
     if (report_) report_->note(table);

@@ -62,6 +62,7 @@ class Trainer {
   Batch next_batch();
   void launch();          // queues the next step
   StepMetrics collect();  // waits for the oldest that is queued, and reports it
+  void report_notes();
   void evaluate();
   struct Window {
     int64_t first, last;  // steps

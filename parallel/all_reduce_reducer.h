@@ -23,6 +23,7 @@ class AllReduceReducer : public Reducer {
 
   void begin_step() override;
   void grad_ready(Parameter& parameter) override;
+  void abandon_step() override { finished_ = true; }
   void send_rest() override;
   void wait(size_t shard) override;
   std::span<Shard> shards() override { return shards_; }

@@ -14,6 +14,10 @@ class RingAttentionOp : public Op {
  public:
   RingAttentionOp(const AttentionShape& shape, Group& ring) : shape_(shape), ring_(ring) {}
   std::string_view name() const override { return "ring_attention"; }
+  OpFlop flop(std::span<const Tensor>) const override {  // of this rank's queries, whose keys are those of all ranks
+    const double product = shape_.product_flop() * ring_.size();
+    return {2.0 * product, 5.0 * product, 0.0};
+  }
 
   Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved& saved) const override {
     const Tensor& qkv = inputs[0];

@@ -87,6 +87,9 @@ class VocabClassifierOp : public Op {
         max_chunk_rows_(max_chunk_rows) {}
   std::string_view name() const override { return "vocab_classifier"; }
   std::span<Parameter* const> parameters() const override { return {&parameter_, 1}; }
+  OpFlop flop(std::span<const Tensor> inputs) const override {
+    return {6.0 * static_cast<double>(inputs[0].dim(0) * parameter_->shape.numel()), 0.0, 0.0};
+  }
 
   Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved& saved) const override {
     ClassifierPart part;

@@ -184,6 +184,7 @@ bool have_own_gpus(Group& host, int device) {
 
 std::unique_ptr<Group> make_gpu_group(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options) {
   if (!options.staged && have_own_gpus(*host, backend.device().index)) return NcclGroup::make(std::move(host), backend, options);
+  backend.add_note("tensors of GPUs go between ranks through host memory, which is slow: ranks share a GPU");
   return StagedGroup::make(std::move(host), backend);
 }
 

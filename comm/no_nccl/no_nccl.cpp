@@ -4,6 +4,7 @@
 namespace trireme::comm {
 
 std::unique_ptr<Group> make_gpu_group(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions&) {
+  backend.add_note("tensors of GPUs go between ranks through host memory, which is slow: this build has no NCCL");
   return StagedGroup::make(std::move(host), backend);
 }
 

@@ -12,6 +12,7 @@ class AttentionOp : public Op {
  public:
   explicit AttentionOp(const AttentionShape& shape) : shape_(shape) {}
   std::string_view name() const override { return "attention"; }
+  OpFlop flop(std::span<const Tensor>) const override { return {2.0 * shape_.product_flop(), 5.0 * shape_.product_flop(), 0.0}; }
 
   Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved& saved) const override {
     const Tensor& qkv = inputs[0];

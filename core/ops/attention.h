@@ -14,6 +14,10 @@ struct AttentionShape {
   int64_t head_dim = 0;  // D
   bool causal = true;
 
+  /// Of one product of T x T x D a head over B; a causal mask leaves half. Forward has two, backward five.
+  double product_flop() const {
+    return (causal ? 1.0 : 2.0) * static_cast<double>(batch * heads * head_dim) * static_cast<double>(tokens) * static_cast<double>(tokens);
+  }
   int64_t qkv_width() const { return (heads + 2 * kv_heads) * head_dim; }
 };
 

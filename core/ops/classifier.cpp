@@ -13,6 +13,9 @@ class ClassifierOp : public Op {
   ClassifierOp(Parameter& w, float scale, int64_t vocab) : parameter_(&w), scale_(scale), vocab_(vocab) {}
   std::string_view name() const override { return "classifier"; }
   std::span<Parameter* const> parameters() const override { return {&parameter_, 1}; }
+  OpFlop flop(std::span<const Tensor> inputs) const override {
+    return {6.0 * static_cast<double>(inputs[0].dim(0) * parameter_->shape.numel()), 0.0, 0.0};
+  }
 
   Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved& saved) const override {
     ClassifierArgs args;

@@ -31,17 +31,18 @@ class AddLayerNormOp : public Op {
   // One pass over memory gives dx and the sums that are dw and db; W only adds those to the gradients.
   Tensors backward_input(Context& ctx, Saved& saved, Tensors dout) const override {
     const Tensor &dresidual = dout[0], &dnormed = dout[1];
-    Tensor dwb;
-    Tensor dx = dresidual;
-    if (dnormed.defined()) {
-      dwb = ctx.empty({2, dnormed.dim(1)}, DType::f32, MemoryClass::gradients);
-      dx = dresidual.unique() ? dresidual : ctx.empty(dnormed.shape(), dnormed.dtype());
-      ctx.kernel<LayerNormBackward>()(ctx, saved.tensors[0], weight().data, saved.tensors[1],
-                                      saved.tensors[2], dresidual, dnormed, dx, dwb);
+    if (!dnormed.defined()) {
+      saved.tensors = {Tensor()};
+      return {dresidual, dresidual};
     }
+    Tensor dwb = ctx.empty({2, dnormed.dim(1)}, DType::f32, MemoryClass::gradients);
+    Tensor dx = dresidual.unique() ? dresidual : ctx.empty(dnormed.shape(), dnormed.dtype());
+    ctx.kernel<LayerNormBackward>()(ctx, saved.tensors[0], weight().data, saved.tensors[1], saved.tensors[2],
+                                    dresidual, dnormed, dx, dwb);
     saved.tensors = {dwb};
     return {dx, dx};
   }
+  bool weights_need_gradients() const override { return false; }
 
   void backward_weight(Context& ctx, Saved& saved, std::span<const Tensor> dout) const override {
     if (saved.tensors.size() > 1) backward_input(ctx, saved, {dout.begin(), dout.end()});  // B did not run

@@ -11,7 +11,7 @@ struct LayerNormForward {
   using Fn = void(Context&, const Tensor& x, const Tensor& delta, const Tensor& w, const Tensor& b, float eps,
                   Tensor& residual, Tensor& y, Tensor& mean, Tensor& rstd);
 };
-/// dx = dresidual (zeros when undefined) + what y passes back ; dwb = [sum dy * xhat, sum dy], f32 [2, C].
+/// dx = dresidual (zeros when undefined) + what y passes back, and may be dresidual ; dwb = [sum dy * xhat, sum dy], f32 [2, C].
 struct LayerNormBackward {
   using Fn = void(Context&, const Tensor& x, const Tensor& w, const Tensor& mean, const Tensor& rstd,
                   const Tensor& dresidual, const Tensor& dy, Tensor& dx, Tensor& dwb);

@@ -14,6 +14,10 @@ class LinearOp : public Op {
   }
   std::string_view name() const override { return "linear"; }
   std::span<Parameter* const> parameters() const override { return parameters_; }
+  OpFlop flop(std::span<const Tensor> inputs) const override {
+    const auto product = 2.0 * static_cast<double>(inputs[0].dim(0) * weight().shape.numel());
+    return {product, product, product};
+  }
 
   Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved& saved) const override {
     const Tensor& x = inputs[0];

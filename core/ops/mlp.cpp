@@ -18,6 +18,10 @@ class MlpOp : public Op {
   }
   std::string_view name() const override { return "mlp"; }
   std::span<Parameter* const> parameters() const override { return parameters_; }
+  OpFlop flop(std::span<const Tensor> inputs) const override {
+    const auto products = 2.0 * static_cast<double>(inputs[0].dim(0) * (p_.up_w.shape.numel() + p_.down_w.shape.numel()));
+    return {products, products, products};
+  }
 
   Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved& saved) const override {
     const Tensor& x = inputs[0];

@@ -75,6 +75,9 @@ struct SmallBackend : Backend {
   void fill_zero(void* data, size_t bytes, Stream&) override { std::memset(data, 0, bytes); }
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<Stream>(); }
   std::unique_ptr<Event> make_event() override { return std::make_unique<Event>(); }
+  size_t memory_bytes() const override { return capacity_bytes; }
+  size_t free_bytes() const override { return capacity_bytes - used_bytes; }
+  std::string model_name() const override { return "small"; }
 
   size_t capacity_bytes, used_bytes = 0;
   int asked = 0;
@@ -97,6 +100,23 @@ TEST(AllocatorTest, CachedBlocksGoBackBeforeMemoryIsSaidToBeOut) {
   EXPECT_EQ(backend.used_bytes, 1024u + 6144u);
   EXPECT_EQ(allocator->stats().reserved_bytes, 1024u + 6144u);
   EXPECT_EQ(allocator->stats().current(MemoryClass::activations), 6144u);
+}
+
+TEST(AllocatorTest, OutOfMemorySaysHowMuchThereIsAndWhoHasIt) {
+  constexpr size_t kMiB = size_t{1} << 20;
+  SmallBackend backend(1024 * kMiB);
+  const auto allocator = std::make_shared<Allocator>(backend);
+  const auto held = allocator->allocate(256 * kMiB, MemoryClass::optimizer);
+  backend.used_bytes += 512 * kMiB;  // somebody else
+  try {
+    allocator->allocate(512 * kMiB, MemoryClass::activations);
+    FAIL() << "no error";
+  } catch (const IoError& e) {
+    EXPECT_THAT(e.what(), HasSubstr("1.00 GiB are in all, 0.25 free, 0.25 held here (0.25 in use"));
+    EXPECT_THAT(e.what(), HasSubstr("0.50 held by libraries and other processes"));
+    EXPECT_THAT(e.what(), ::testing::ContainsRegex("optimizer +256.0"));
+  }
+  backend.used_bytes -= 512 * kMiB;
 }
 
 struct Model : Module {

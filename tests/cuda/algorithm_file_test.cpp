@@ -111,6 +111,16 @@ TEST_F(AlgorithmFileTest, WithoutAPlaceNothingIsKept) {
   EXPECT_FALSE(none.find("p"));
   EXPECT_TRUE(forbidden.add("p", choice(1), {}).same_as(choice(1)));
   EXPECT_FALSE(forbidden.find("p"));
+  EXPECT_FALSE(none.keeps());
+  EXPECT_FALSE(forbidden.keeps());
+}
+
+TEST_F(AlgorithmFileTest, TellsThatItKeepsWhatItHas) {
+  AlgorithmFile file(path_);
+  EXPECT_TRUE(file.keeps());
+  file.add("p", choice(1), {});
+  EXPECT_TRUE(AlgorithmFile(path_).keeps());
+  EXPECT_TRUE(file.find("p"));
 }
 
 }  // namespace

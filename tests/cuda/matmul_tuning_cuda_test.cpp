@@ -128,9 +128,20 @@ TEST_F(MatmulTuningCuda, ADamagedFileIsReplaced) {
 
 TEST_F(MatmulTuningCuda, AFileThatCannotBeWrittenIsNoError) {
   setenv("XDG_CACHE_HOME", "/proc/no/such", 1);
-  start({.tune = true});
+  start({.deterministic = false, .tune = true});
   run_all();
   EXPECT_GE(num_timed(), 4);
+}
+
+TEST_F(MatmulTuningCuda, WithoutAFileTheNextRunHasTheSameBitsAllTheSame) {
+  const std::vector<HostMatrix> untimed = run_all();
+  setenv("XDG_CACHE_HOME", "/proc/no/such", 1);
+  start({.tune = true});
+  expect_same_bits(run_all(), untimed);
+  EXPECT_EQ(num_timed(), 0);
+  const std::vector<std::string> notes = engine_->backend().take_notes();
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_NE(notes[0].find("/proc/no/such"), std::string::npos) << notes[0];
 }
 
 TEST_F(MatmulTuningCuda, EveryTypeIsTuned) {

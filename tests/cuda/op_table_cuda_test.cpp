@@ -70,24 +70,31 @@ std::vector<OpRow> all_rows() {
   return rows;
 }
 
-std::unique_ptr<Backend> gpu() { return make_cuda_backend({.tune = false}); }
+std::unique_ptr<Backend> gpu(bool tf32 = false) { return make_cuda_backend({.tf32 = tf32, .tune = false}); }
+
+struct Precision {
+  const char* name;
+  DType dtype;
+  bool tf32 = false;
+};
 
 class OpTableCuda : public testing::TestWithParam<OpRow> {};
 
-/// Of each result relative to its norm: a few roundings of 2^-24, 2^-9 or 2^-12 on the way, which do not add up in a norm.
-double tolerance_of(DType dtype, const OpRow& row) {
-  if (dtype == DType::f32) return 3e-5;
-  return dtype == DType::bf16 ? row.bf16_tolerance : row.bf16_tolerance / 4;
+/// Of each result relative to its norm: a few roundings of 2^-24 (f32), 2^-9 (bf16) or 2^-12 (f16, and operands in tf32, which
+/// has as many bits) on the way, which do not add up in a norm.
+double tolerance_of(const Precision& precision, const OpRow& row) {
+  if (precision.dtype == DType::f32 && !precision.tf32) return 3e-5;
+  return precision.dtype == DType::bf16 ? row.bf16_tolerance : row.bf16_tolerance / 4;
 }
 
 TEST_P(OpTableCuda, GivesWhatTheHostGives) {
   TRIREME_NEEDS_GPUS(1);
   const OpResult host = OpRun(GetParam(), DType::f32, 0).backward(Passes::together);
-  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-    SCOPED_TRACE(name_of(dtype));
-    OpRun run(GetParam(), dtype, gpu());
-    expect_close(run.backward(Passes::together), host, tolerance_of(dtype, GetParam()));
-    EXPECT_TRUE(dtype == DType::f16 || (run.inputs_unchanged() && run.seeds_unchanged()));  // not all are exact in f16
+  for (const Precision& precision : {Precision{"f32", DType::f32}, {"tf32", DType::f32, true}, {"bf16", DType::bf16}, {"f16", DType::f16}}) {
+    SCOPED_TRACE(precision.name);
+    OpRun run(GetParam(), precision.dtype, gpu(precision.tf32));
+    expect_close(run.backward(Passes::together), host, tolerance_of(precision, GetParam()));
+    EXPECT_TRUE(precision.dtype == DType::f16 || (run.inputs_unchanged() && run.seeds_unchanged()));  // not all are exact in f16
   }
 }
 

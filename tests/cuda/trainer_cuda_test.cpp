@@ -93,6 +93,23 @@ TEST_F(TrainerCuda, AReplayedStepIsTheStepItself) {
   for (size_t i = 0; i < a.size(); ++i) EXPECT_EQ(a[i].loss, b[i].loss) << "step " << i + 1;
 }
 
+TEST_F(TrainerCuda, AStepInSteadyStateAsksForNoMemory) {
+  for (const char* cuda_graph : {"off", "auto"}) {
+    Config c = config("cuda", "bf16");
+    c.run.cuda_graph = cuda_graph;
+    SoloGroup group;
+    Trainer trainer(c, group);
+    for (int i = 0; i < 5; ++i) trainer.step();
+    trainer.save();
+    const size_t asked = trainer.memory().device_allocations;
+    for (int i = 0; i < 5; ++i) {
+      trainer.step();
+      trainer.save();
+      EXPECT_EQ(trainer.memory().device_allocations, asked) << cuda_graph;
+    }
+  }
+}
+
 TEST_F(TrainerCuda, LowerPrecisionsLearnLikeF32) {
   constexpr int kSteps = 200;
   const double f32 = mean_of_last(train(config("cuda", "f32"), kSteps), 20);

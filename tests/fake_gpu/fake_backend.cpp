@@ -43,6 +43,8 @@ void sum_parts_of(const comm::Parts& parts, float scale, T* out, T* copy) {
   }
 }
 
+std::atomic<int> num_recordings = 0;
+
 struct OnFakeGpu {
   static void queue(Stream& stream, std::function<void()> task) { fake::queue(cuda::raw_stream(stream), std::move(task)); }
 };
@@ -104,6 +106,15 @@ class FakeBackend final : public Backend {
       std::memcpy(to, values.data(), bytes);
     });
   }
+  bool begin_recording(Stream& stream) override {
+    fake::set_recording(cuda::raw_stream(stream), true);
+    ++num_recordings;
+    return true;
+  }
+  std::unique_ptr<Recording> end_recording(Stream& stream) override {
+    fake::set_recording(cuda::raw_stream(stream), false);
+    throw IoError("cudaGraphInstantiate: out of memory");
+  }
   void fill_zero(void* data, size_t bytes, Stream& stream) override {
     fake::queue(cuda::raw_stream(stream), [=] { std::memset(data, 0, bytes); });
   }
@@ -125,11 +136,14 @@ void add_device_kernels(Backend&) {}
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
   return std::make_unique<FakeBackend>(options.index);
 }
+int fake::recordings() { return num_recordings; }
+
+bool built_with_cuda() { return true; }
 int num_cuda_devices() { return fake::kNumGpus; }
 std::string cuda_device_address(int index) { return fmt::format("fake:{:02}", index); }
 
 /// Measuring it would take minutes.
-double peak_flops(Context&, DType, const std::filesystem::path&) { return 1e12; }
+double peak_flops(Context&, DType, std::string_view, const std::filesystem::path&) { return 1e12; }
 double measure_peak_flops(Context&, DType, double) { return 1e12; }
 std::filesystem::path default_peak_cache() { return {}; }
 

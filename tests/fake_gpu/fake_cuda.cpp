@@ -27,9 +27,14 @@ class Stream {
 
   void queue(std::function<void()> task) {
     std::unique_lock lock(mutex_);
+    if (recording_) return;
     changed_.wait(lock, [&] { return tasks_.size() < kMaxQueued; });
     tasks_.push_back(std::move(task));
     changed_.notify_all();
+  }
+  void set_recording(bool on) {
+    const std::lock_guard lock(mutex_);
+    recording_ = on;
   }
   bool is_empty() {
     const std::lock_guard lock(mutex_);
@@ -64,6 +69,7 @@ class Stream {
   std::condition_variable changed_;
   std::deque<std::function<void()>> tasks_;  // the first one is running
   bool ending_ = false;
+  bool recording_ = false;
 };
 
 /// All whose work is not over.
@@ -129,6 +135,7 @@ thread_local int current_device = 0;
 
 }  // namespace
 
+void set_recording(cudaStream_t stream, bool on) { of(stream).set_recording(on); }
 void queue(cudaStream_t stream, std::function<void()> task) { of(stream).queue(std::move(task)); }
 void queue_copy(cudaStream_t stream, std::function<void()> copy) {
   CopyEngine& engine = copy_engine(of(stream).device);

@@ -20,6 +20,10 @@ void queue(cudaStream_t stream, std::function<void()> task);
 /// By a copy engine: in the order in which all of the device are queued.
 void queue_copy(cudaStream_t stream, std::function<void()> copy);
 void synchronize(cudaStream_t stream);
+/// Whether what is queued on it is dropped: a recording of it is under way.
+void set_recording(cudaStream_t stream, bool on);
+/// How many recordings the fake backends were asked for; all of them fail at their end.
+int recordings();
 /// Whether that lies in memory of a device.
 bool is_on_device(const void* data);
 

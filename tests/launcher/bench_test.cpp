@@ -86,7 +86,7 @@ class Peak : public ::testing::Test {
  protected:
   double of(DType dtype, const std::filesystem::path& cache) {
     Context ctx = engine_.context();
-    return peak_flops(ctx, dtype, cache);
+    return peak_flops(ctx, dtype, name_of(dtype), cache);
   }
   nlohmann::json cached() const { return nlohmann::json::parse(std::ifstream(file_)); }
 

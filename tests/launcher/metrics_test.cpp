@@ -63,6 +63,19 @@ TEST(Metrics, SkippedStepsAndNumbersThatAreNone) {
   EXPECT_EQ(lines[0]["skipped"], true);
 }
 
+TEST(Metrics, TheScaleOfAScaledLossIsThereEvenAtOne) {
+  TemporaryFolder folder;
+  MetricsWriter writer(folder / "m");
+  writer.write(StepMetrics{.step = 1});
+  writer.write(StepMetrics{.step = 2, .loss_scale = 1.0});
+  writer.write(StepMetrics{.step = 3, .loss_scale = 65536.0});
+  const auto lines = lines_of(folder / "m");
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_FALSE(lines[0].contains("loss_scale"));
+  EXPECT_EQ(lines[1].at("loss_scale"), 1.0);
+  EXPECT_EQ(lines[2].at("loss_scale"), 65536.0);
+}
+
 TEST(Metrics, AResumedRunCutsOffWhatCameAfterItsCheckpoint) {
   TemporaryFolder folder;
   const auto file = folder / "metrics.jsonl";

@@ -21,7 +21,7 @@ TEST(ProfileReport, SumsByOperationAndKernelAndFindsWhatIsExposed) {
       {"gemm", 10 * kMs, 14 * kMs, false, {"backward", "linear"}},
       {"fill", 14 * kMs, 16 * kMs, false, {}},
   };
-  const std::string table = profile_table({2, 0, 20 * kMs, 1e12, 1e15}, activities);
+  const std::string table = profile_table({2, 0, 20 * kMs, 1e12, 1e15}, activities, {});
   EXPECT_THAT(table, HasSubstr("2 steps of 10.000 ms, 100.0 TFLOP/s, 10.0% of the peak measured"));
   EXPECT_THAT(table, HasSubstr("the device is idle 3.000 ms a step; communication 2.000 ms, of which 1.000 ms exposed"));
   EXPECT_THAT(table, HasSubstr("     3.000   30.0%        0.5  forward: linear"));
@@ -34,9 +34,26 @@ TEST(ProfileReport, PassesOfOneKindAreOneRow) {
   const std::vector<DeviceActivity> activities{{"gemm", 0, kMs, false, {"F0.0", "linear"}},
                                                {"gemm", kMs, 3 * kMs, false, {"F0.1", "linear"}},
                                                {"gemm", 3 * kMs, 7 * kMs, false, {"W0.1", "linear"}}};
-  const std::string table = profile_table({1, 0, 10 * kMs, 0.0, 0.0}, activities);
+  const std::string table = profile_table({1, 0, 10 * kMs, 0.0, 0.0}, activities, {});
   EXPECT_THAT(table, HasSubstr("     3.000   30.0%        2.0  forward: linear"));
   EXPECT_THAT(table, HasSubstr("     4.000   40.0%        1.0  backward (weights): linear"));
+}
+
+TEST(ProfileReport, OperationsWithProductsHaveTheirRate) {
+  using Lane = Tracer::Lane;
+  // The host queued both steps within a millisecond; the device took 3 ms for forward's products and 5 for backward's.
+  const std::vector<Tracer::Span> spans{
+      {Lane::compute, "linear", 10, 20, -1, 1.2e12}, {Lane::compute, "layer_norm", 20, 30, -1}, {Lane::step, "F0.0", 5, 40, -1},
+      {Lane::compute, "linear", 50, 60, -1, 1.2e12}, {Lane::compute, "linear", 60, 70, -1, 0.8e12},
+      {Lane::step, "B0.0", 45, 80, -1},              {Lane::compute, "linear", 90, 99, -1, 7e12}};  // in no phase
+  const std::vector<DeviceActivity> activities{{"gemm", 0, 3 * kMs, false, {"F0.0", "linear"}},
+                                               {"norm", 3 * kMs, 4 * kMs, false, {"F0.0", "layer_norm"}},
+                                               {"gemm", 4 * kMs, 9 * kMs, false, {"B0.0", "linear"}}};
+  const std::string table = profile_table({1, 0, 10 * kMs, 0.0, 8e14}, activities, spans);
+  EXPECT_THAT(table, HasSubstr("     3.000   30.0%        1.0     400.0    50.0%  forward: linear\n"));
+  EXPECT_THAT(table, HasSubstr("     5.000   50.0%        1.0     400.0    50.0%  backward: linear\n"));
+  EXPECT_THAT(table, HasSubstr("     1.000   10.0%        1.0                     forward: layer_norm\n"));
+  EXPECT_THAT(table, HasSubstr("     8.000   80.0%        2.0  gemm\n")) << "kernels have no rates";
 }
 
 TEST(ProfileReport, ADevicesPassesLastFromTheirFirstKernelToTheirLast) {

@@ -32,6 +32,8 @@ TEST(Progress, FormatsEveryNumber) {
   p.valid_loss.reset(), p.peak_share.reset(), p.left_s.reset(), p.skipped_steps = 2;
   EXPECT_EQ(format_progress(p),
             "step 120/1000  loss 3.2145  lr 6.00e-04  grad 0.981  12.3k tok/s  1.2 GiB  2 skipped");
+  p.loss_scale = 65536.0;
+  EXPECT_THAT(format_progress(p), HasSubstr("grad 0.981  scale 65536  12.3k tok/s"));
 }
 
 TEST(Progress, FormatsUnits) {

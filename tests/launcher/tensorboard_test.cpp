@@ -152,6 +152,16 @@ TEST(Tensorboard, AFileSaysItsVersionAndThenItsScalars) {
   EXPECT_EQ(events[3].scalars.at("valid/bits_per_byte"), 2.25f);
 }
 
+TEST(Tensorboard, AScaledLossHasItsScale) {
+  TemporaryFolder folder;
+  TensorboardWriter writer(folder / "tb");
+  writer.write(StepMetrics{.step = 1, .loss_scale = 1024.0});
+  const auto events = events_of(folder / "tb");
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(events[2].step, 1);
+  EXPECT_EQ(events[2].scalars.at("train/loss_scale"), 1024.0f);
+}
+
 TEST(Tensorboard, AResumedRunBeginsASession) {
   TemporaryFolder folder;
   TensorboardWriter writer(folder.path(), 20);

@@ -80,6 +80,50 @@ TEST_F(TrainerTest, ADynamicLossScaleShrinksUntilNothingOverflowsAndGrowsAgain) 
   EXPECT_EQ(resumed.step().loss_scale, 0x1p21);
 }
 
+TEST_F(TrainerTest, WhatNoLossScaleHelpsIsTold) {
+  Config c = config("floor");
+  c.precision.loss_scale = "dynamic";
+  c.precision.initial_scale = c.precision.min_scale = 0x1p120;
+  SoloGroup group;
+  ::testing::internal::CaptureStdout();
+  {
+    Trainer trainer(c, group);
+    for (const StepMetrics& m : steps(trainer, 3)) {
+      EXPECT_TRUE(m.skipped);
+      EXPECT_EQ(m.loss_scale, 0x1p120);
+    }
+  }
+  const std::string output = ::testing::internal::GetCapturedStdout();
+  const size_t note = output.find("note: gradients are not finite at precision.min_scale");
+  EXPECT_NE(note, std::string::npos) << output;
+  EXPECT_EQ(output.find("note: gradients", note + 1), std::string::npos) << "once is enough";
+}
+
+TEST_F(TrainerTest, AStepInSteadyStateAsksForNoMemory) {
+  for (const int ranks : {1, 4}) {
+    Config c = config("steady-" + std::to_string(ranks));
+    if (ranks > 1) c.parallel.tensor = c.parallel.pipeline = 2;
+    LocalWorld(ranks).run([&](Group& world) {
+      Trainer trainer(c, world);
+      steps(trainer, 3);
+      trainer.save();
+      const size_t asked = trainer.memory().device_allocations;
+      for (int i = 0; i < 4; ++i) {
+        steps(trainer, 1);
+        trainer.save();
+        EXPECT_EQ(trainer.memory().device_allocations, asked) << "rank " << world.rank() << " of " << ranks;
+      }
+    });
+  }
+}
+
+TEST_F(TrainerTest, TheMeasuringOfThePeakIsNoMemoryOfTheRun) {
+  SoloGroup group;
+  Trainer trainer(config("small"), group);
+  steps(trainer, 2);
+  EXPECT_LT(trainer.memory().peak_total_bytes, size_t{2} << 20) << "a model of 30,000 parameters";
+}
+
 /// 2 stages of 2 tensor ranks each, twice.
 ParallelConfig mixed_layout() {
   ParallelConfig parallel;

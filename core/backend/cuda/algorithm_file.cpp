@@ -91,22 +91,34 @@ AlgorithmFile::Choices AlgorithmFile::read() const {
   return choices;
 }
 
-/// Under another name and then renamed, so that a reader sees a whole file.
-void AlgorithmFile::write(const Choices& choices) const {
+/// Under another name and then renamed, so that a reader sees a whole file. Whether it was.
+bool AlgorithmFile::write(const Choices& choices) const {
   Json all = Json::object();
   for (const auto& [product, choice] : choices)
     all[product] = {{"apart", choice.apart},
                     {"algo", to_hex(choice.algo)},
                     {"us", choice.us},
                     {"check", checksum_of(product, choice)}};
-  std::error_code ignored;
+  std::error_code error = std::make_error_code(std::errc::io_error), ignored;
   std::filesystem::path written = path_;
   written += fmt::format(".{}-{:x}", getpid(), reinterpret_cast<uintptr_t>(this));
   std::ofstream out(written);
   out << all.dump(1) << '\n';
   out.close();
-  if (out) std::filesystem::rename(written, path_, ignored);
+  if (out) std::filesystem::rename(written, path_, error);
   std::filesystem::remove(written, ignored);
+  return !error;
+}
+
+bool AlgorithmFile::keeps() {
+  if (path_.empty()) return false;
+  const std::lock_guard lock(mutex_);
+  if (keeps_) return *keeps_;
+  std::error_code ignored;
+  std::filesystem::create_directories(path_.parent_path(), ignored);
+  const FileLock file_lock(path_);
+  keeps_ = write(read());
+  return *keeps_;
 }
 
 std::optional<AlgorithmChoice> AlgorithmFile::find(const std::string& product) {

@@ -33,14 +33,17 @@ class AlgorithmFile {
   AlgorithmChoice add(const std::string& product, const AlgorithmChoice& choice,
                       const std::optional<AlgorithmChoice>& rejected);
   const std::filesystem::path& path() const { return path_; }
+  /// Whether what is added can be read again; tries it.
+  bool keeps();
 
  private:
   using Choices = std::map<std::string, AlgorithmChoice>;
   Choices read() const;
-  void write(const Choices& choices) const;
+  bool write(const Choices& choices) const;
 
   std::filesystem::path path_;
   std::mutex mutex_;
+  std::optional<bool> keeps_;  // once it was tried
 };
 
 }  // namespace trireme::cuda

@@ -30,6 +30,17 @@ bool may_support(const AttentionShape& s, std::initializer_list<const Tensor*> t
          s.tokens > 1;
 }
 
+constexpr std::string_view kUnsupported = "it takes heads of a multiple of 8 up to 256, on 16 bytes";
+
+/// False, after a note for who would expect cuDNN to do this: f32 and single tokens are our own kernels' anyway.
+bool decline(const Context& ctx, DType dtype, const AttentionShape& s, std::string_view reason) {
+  if (dtype != DType::f32 && s.tokens > 1)
+    ctx.backend->add_note(fmt::format("attention of {} tokens with {} heads of {} in {} goes by Trireme's own kernels, which are several "
+                                      "times slower than cuDNN's: {}",
+                                      s.tokens, s.heads, s.head_dim, name_of(dtype), reason));
+  return false;
+}
+
 AttentionPart whole(const AttentionShape& shape, DType dtype) {
   return {.shape = shape,
           .qkv_width = shape.qkv_width(),
@@ -160,10 +171,10 @@ CudnnAttention::~CudnnAttention() = default;
 
 bool CudnnAttention::forward(Context& ctx, const Tensor& qkv, const AttentionShape& shape, Tensor& out,
                              Tensor& lse) {
-  if (!may_support(shape, {&qkv, &out, &lse})) return false;
+  if (!may_support(shape, {&qkv, &out, &lse})) return decline(ctx, qkv.dtype(), shape, kUnsupported);
   std::lock_guard lock(plans_->mutex);
   Plans::Entry& entry = plans_->find(ctx, Plans::Direction::forward, whole(shape, qkv.dtype()));
-  if (!entry.plan) return false;
+  if (!entry.plan) return decline(ctx, qkv.dtype(), shape, entry.text);
   Scalars numbers(shape);
   const PartOffsets offset(shape, 0, 0);
   std::vector<CudnnPlan::Binding> bindings{{kQueries, at(qkv, offset.queries)},
@@ -173,18 +184,18 @@ bool CudnnAttention::forward(Context& ctx, const Tensor& qkv, const AttentionSha
                                            {kLse, lse.raw()},
                                            {kScale, &numbers.scale}};
   if (shape.causal) bindings.push_back({kMinusInfinity, &numbers.minus_infinity});
-  return plans_->run(ctx, entry, bindings);
+  return plans_->run(ctx, entry, bindings) || decline(ctx, qkv.dtype(), shape, entry.text);
 }
 
 bool CudnnAttention::backward(Context& ctx, const Tensor& qkv, const Tensor& out, const Tensor& lse,
                               const Tensor& d_out, const AttentionShape& shape, Tensor& d_qkv) {
-  if (!may_support(shape, {&qkv, &out, &lse, &d_out, &d_qkv})) return false;
+  if (!may_support(shape, {&qkv, &out, &lse, &d_out, &d_qkv})) return decline(ctx, qkv.dtype(), shape, kUnsupported);
   std::lock_guard lock(plans_->mutex);
   AttentionPart part = whole(shape, qkv.dtype());
   part.deterministic = options.deterministic;
   if (part.deterministic) part.shape = part_shape(shape, options.max_part_bytes);
   Plans::Entry& entry = plans_->find(ctx, Plans::Direction::backward, part);
-  if (!entry.plan) return false;
+  if (!entry.plan) return decline(ctx, qkv.dtype(), shape, entry.text);
   Scalars numbers(shape);
   const int64_t rows = part.shape.batch * part.shape.heads * shape.tokens;
   const Tensor sums = ctx.empty({rows}, DType::f32, MemoryClass::workspace);
@@ -207,7 +218,7 @@ bool CudnnAttention::backward(Context& ctx, const Tensor& qkv, const Tensor& out
                                                {kOne, &numbers.one}};
       if (shape.causal) bindings.push_back({kMinusInfinity, &numbers.minus_infinity});
       if (dq_sum.defined()) bindings.push_back({kDQSum, dq_sum.raw()});
-      if (!plans_->run(ctx, entry, bindings)) return false;
+      if (!plans_->run(ctx, entry, bindings)) return decline(ctx, qkv.dtype(), shape, entry.text);
     }
   return true;
 }

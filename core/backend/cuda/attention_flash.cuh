@@ -183,10 +183,15 @@ inline float score_factor(int64_t head_dim) {
   return static_cast<float>(M_LOG2E / std::sqrt(static_cast<double>(head_dim)));
 }
 
-/// Lets `kernel` use `bytes` of shared memory and starts it.
+/// Lets `kernel` use `bytes` of shared memory and starts it. ConfigError where a multiprocessor has less.
 template <class... Parameters, class... Arguments>
 void launch_flash(const char* name, const Context& ctx, void (*kernel)(Parameters...), int64_t blocks,
                   size_t bytes, const Arguments&... arguments) {
+  const auto room = static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  if (bytes > room)
+    throw ConfigError(std::string(name) + ": Trireme's own kernels need " + std::to_string(bytes >> 10) +
+                      " KiB of shared memory for heads this wide, and this GPU has " + std::to_string(room >> 10) +
+                      "; set precision.compute to bf16 or f16, which cuDNN computes, or choose heads of up to 64 elements");
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
         name);
   kernel<<<static_cast<unsigned>(blocks), kFlashThreads, bytes, raw_stream(ctx)>>>(arguments...);

@@ -25,6 +25,10 @@ void check_launch(std::string_view kernel) { check(cudaPeekAtLastError(), kernel
 
 namespace {
 
+/// An operation that failed on the device is noticed when the host waits for it.
+constexpr std::string_view kWaiting =
+    "waiting for the GPU (work that was queued before failed; to see which, run with CUDA_LAUNCH_BLOCKING=1 and run.cuda_graph: off)";
+
 /// Makes `index` the current device for its lifetime: ranks that are threads of one process may have others.
 class DeviceScope {
  public:
@@ -40,11 +44,11 @@ class CudaEvent : public Event {
   ~CudaEvent() override { cudaEventDestroy(event_); }
   void record(Stream& stream) override { check(cudaEventRecord(event_, raw_stream(stream)), "cudaEventRecord"); }
   void wait(Stream& stream) override { check(cudaStreamWaitEvent(raw_stream(stream), event_), "cudaStreamWaitEvent"); }
-  void synchronize() override { check(cudaEventSynchronize(event_), "waiting for the GPU"); }
+  void synchronize() override { check(cudaEventSynchronize(event_), kWaiting); }
   bool done() const override {
     const cudaError_t status = cudaEventQuery(event_);
     if (status == cudaErrorNotReady) return false;
-    check(status, "waiting for the GPU");
+    check(status, kWaiting);
     return true;
   }
 
@@ -112,9 +116,13 @@ class CudaBackend : public Backend {
   Device device() const override { return {DeviceKind::cuda, index_}; }
   bool is_asynchronous() const override { return true; }
   size_t memory_bytes() const override {
-    size_t free = 0, total = 0;
-    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-    return total;
+    return memory().second;
+  }
+  size_t free_bytes() const override { return memory().first; }
+  std::string model_name() const override {
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, index_), "cudaGetDeviceProperties");
+    return properties.name;
   }
 
   void* allocate(size_t bytes) override {
@@ -183,6 +191,13 @@ class CudaBackend : public Backend {
     check(cudaPointerGetAttributes(&attributes, data), "cudaPointerGetAttributes");
     return attributes;
   }
+  /// Bytes that are free, and all.
+  std::pair<size_t, size_t> memory() const {
+    DeviceScope scope(index_);
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return {free, total};
+  }
   bool is_here(const cudaPointerAttributes& data) const {
     return data.type == cudaMemoryTypeDevice && data.device == index_;
   }
@@ -201,9 +216,11 @@ CudaStream::CudaStream(int device, StreamPriority priority) : device_(device) {
 
 CudaStream::~CudaStream() { cudaStreamDestroy(stream_); }
 
-void CudaStream::synchronize() { check(cudaStreamSynchronize(stream_), "waiting for the GPU"); }
+void CudaStream::synchronize() { check(cudaStreamSynchronize(stream_), kWaiting); }
 
 }  // namespace cuda
+
+bool built_with_cuda() { return true; }
 
 int num_cuda_devices() {
   int count = 0;

@@ -110,7 +110,15 @@ __device__ inline float block_sum(float x, float* shared) {
   return x;
 }
 
-// ---- grids
+// ---- grids and limits
+
+/// Of the current device.
+inline int device_attribute(cudaDeviceAttr which) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+  return value;
+}
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

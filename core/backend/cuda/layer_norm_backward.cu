@@ -12,6 +12,8 @@ namespace {
 
 constexpr int kBlockThreads = 128;  // of the kernel that goes element by element
 constexpr int kMaxParts = 132 * 8;  // partial sums of dw and db
+constexpr int kMaxThreads = 1024;   // of the other one
+constexpr int kMostSharedBytes = 99 << 10;  // that a block of it takes
 
 template <class T>
 struct BackwardArgs {
@@ -207,12 +209,10 @@ int launch_stream(BackwardArgs<T> a, const auto& parts, int threads, cudaStream_
   const auto kernel = backward_kernel<T, kRows, kMaxThreads, kBlocksOfSm>;
   const int bytes = 2 * kRows * 3 * threads * static_cast<int>(sizeof(uint4));
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "cudaFuncSetAttribute");
-  int resident = 0, device = 0, multiprocessors = 0;
+  int resident = 0;
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, static_cast<size_t>(bytes)),
         "occupancy of layer_norm backward");
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-  const int blocks = grid_size(a.rows, kRows, std::clamp(resident * multiprocessors, 1, kMaxParts));
+  const int blocks = grid_size(a.rows, kRows, std::clamp(resident * device_attribute(cudaDevAttrMultiProcessorCount), 1, kMaxParts));
   a.parts = parts(blocks);
   kernel<<<blocks, threads, static_cast<size_t>(bytes), stream>>>(a);
   return blocks;
@@ -226,7 +226,8 @@ int launch_backward(BackwardArgs<T> a, const Parts& parts, cudaStream_t stream) 
                         static_cast<const void*>(a.dy), static_cast<const void*>(a.dx)})
     aligned = aligned && is_aligned(p);
   const int threads = static_cast<int>(ceil_div(a.width / Pack<T>::kSize, kWarp) * kWarp);
-  if (!aligned || threads > 1024) {
+  const bool fits = threads <= kMaxThreads && device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) >= kMostSharedBytes;
+  if (!aligned || !fits) {
     const int blocks = grid_size(a.rows, 1, kMaxParts);
     a.parts = parts(blocks);
     backward_block_kernel<<<blocks, kBlockThreads, 0, stream>>>(a);
@@ -236,7 +237,7 @@ int launch_backward(BackwardArgs<T> a, const Parts& parts, cudaStream_t stream) 
   if (threads <= 128) return launch_stream<T, 2, 128, 5>(a, parts, threads, stream);
   if (threads <= 256) return launch_stream<T, 2, 256, 3>(a, parts, threads, stream);
   if (threads <= 512) return launch_stream<T, 2, 512, 1>(a, parts, threads, stream);
-  return launch_stream<T, 1, 1024, 1>(a, parts, threads, stream);
+  return launch_stream<T, 1, kMaxThreads, 1>(a, parts, threads, stream);
 }
 
 void layer_norm_backward(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& mean, const Tensor& rstd,

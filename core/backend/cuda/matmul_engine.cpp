@@ -191,7 +191,10 @@ Product rehearsal_of(const Context& ctx, const Product& product) {
 }  // namespace
 
 MatmulEngine::MatmulEngine(const CudaOptions& options)
-    : tf32_(options.tf32), tune_(options.tune), file_(default_algorithm_file(device_name(), cublasLtGetVersion())) {
+    : tf32_(options.tf32),
+      tune_(options.tune),
+      deterministic_(options.deterministic),
+      file_(default_algorithm_file(device_name(), cublasLtGetVersion())) {
   check_cublas(cublasLtCreate(&handle_), "cublasLtCreate");
 }
 
@@ -230,7 +233,13 @@ MatmulEngine::Plan MatmulEngine::plan_of(Context& ctx, const ProductKey& key, co
 
 MatmulEngine::Plan MatmulEngine::choose(Context& ctx, const ProductKey& key, const Product& product) {
   const double flop = 2.0 * static_cast<double>(key.m) * static_cast<double>(key.n) * static_cast<double>(key.k);
-  const bool worth_timing = tune_ && flop >= kLeastTimedFlop;
+  bool worth_timing = tune_ && flop >= kLeastTimedFlop;
+  if (worth_timing && deterministic_ && !file_.keeps()) {  // another run might choose otherwise
+    ctx.backend->add_note(fmt::format("matrix products are not timed: {} can't be written, and run.deterministic asks for the same bits in "
+                                      "the next run; set XDG_CACHE_HOME to a folder that can, or run.deterministic to false",
+                                      file_.path().empty() ? "a file in $HOME/.cache" : file_.path().string()));
+    worth_timing = false;
+  }
   if (worth_timing && !is_capturing(raw_stream(ctx))) return choose_by_time(ctx, to_string(key, tf32_), product);
   const std::vector<Plan> found = find_algorithms(key, product, 1);
   Plan plan = found.empty() ? Plan() : found.front();

@@ -49,7 +49,7 @@ class MatmulEngine {
   cublasStatus_t run_plan(Context& ctx, Product& product, const Plan& plan);
 
   cublasLtHandle_t handle_ = nullptr;
-  bool tf32_, tune_;
+  bool tf32_, tune_, deterministic_;
   AlgorithmFile file_;
   std::mutex mutex_;  // of plans_
   std::map<ProductKey, Plan> plans_;

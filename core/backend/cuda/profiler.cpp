@@ -182,21 +182,21 @@ class CuptiProfiler : public DeviceProfiler {
       to.work.clear();
       to.span_of.clear();
     }
-    cupti_->check(cupti_->register_callbacks(&give_buffer, &take_buffer), "cuptiActivityRegisterCallbacks");
-    for (const auto kind : kKinds) cupti_->check(cupti_->enable(kind), "cuptiActivityEnable");
-    uint64_t now_ns = 0;
-    cupti_->check(cupti_->timestamp(&now_ns), "cuptiGetTimestamp");
-    clock_offset_ns_ = Tracer::now_us() * 1000 - static_cast<int64_t>(now_ns);
+    try {
+      enable();
+    } catch (...) {
+      let_go();
+      throw;
+    }
     started_ = true;
   }
 
   std::vector<DeviceActivity> stop() override {
     started_ = false;
     cupti_->flush_all(CUPTI_ACTIVITY_FLAG_FLUSH_FORCED);
-    for (const auto kind : kKinds) cupti_->disable(kind);
+    let_go();
     Delivered& from = delivered();
     std::lock_guard lock(from.mutex);
-    from.cupti = nullptr;
     std::vector<DeviceActivity> all;
     for (const Delivered::Work& work : from.work) {
       DeviceActivity a;
@@ -214,6 +214,21 @@ class CuptiProfiler : public DeviceProfiler {
   }
 
  private:
+  void enable() {
+    cupti_->check(cupti_->register_callbacks(&give_buffer, &take_buffer), "cuptiActivityRegisterCallbacks");
+    for (const auto kind : kKinds) cupti_->check(cupti_->enable(kind), "cuptiActivityEnable");
+    uint64_t now_ns = 0;
+    cupti_->check(cupti_->timestamp(&now_ns), "cuptiGetTimestamp");
+    clock_offset_ns_ = Tracer::now_us() * 1000 - static_cast<int64_t>(now_ns);
+  }
+  /// CUPTI delivers no more, and others may profile.
+  void let_go() {
+    for (const auto kind : kKinds) cupti_->disable(kind);
+    Delivered& from = delivered();
+    std::lock_guard lock(from.mutex);
+    from.cupti = nullptr;
+  }
+
   struct OpenSpan {
     std::string name;
     uint64_t parent;  // id; 0: none

@@ -60,13 +60,7 @@ struct SharedMemory {
   int block_bytes, multiprocessor_bytes;
 };
 SharedMemory shared_memory() {
-  int device = 0;
-  SharedMemory m{};
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&m.block_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "cudaDeviceGetAttribute");
-  check(cudaDeviceGetAttribute(&m.multiprocessor_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
-        "cudaDeviceGetAttribute");
-  return m;
+  return {device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin), device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
 }
 
 template <class T, int kSize>

@@ -165,21 +165,14 @@ __global__ void __launch_bounds__(kMaxThreads, 1) softmax_rows_stream_kernel(T* 
   wait_for_loads<0>();
 }
 
-int attribute(cudaDeviceAttr which) {
-  int device = 0, value = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
-  return value;
-}
-
 template <class T>
 bool launch_stream(Context& ctx, const SoftmaxRows& s) {
   const int64_t used = ceil_div(s.vocab, Pack<T>::kSize), buffers_bytes = 2 * used * 16;
   const bool fits = used * 16 >= kMinRowBytes && used <= kPacks * kMaxThreads &&
-                    buffers_bytes + kReservedBytes <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+                    buffers_bytes + kReservedBytes <= device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   if (!fits || !is_aligned(s.logits.raw()) || s.logits.dim(1) % Pack<T>::kSize != 0) return false;
   const auto kernel = softmax_rows_stream_kernel<T>;
-  const int64_t blocks = std::min<int64_t>(s.logits.dim(0), attribute(cudaDevAttrMultiProcessorCount));
+  const int64_t blocks = std::min<int64_t>(s.logits.dim(0), device_attribute(cudaDevAttrMultiProcessorCount));
   // Rows are numbered by int, to two strides past the last.
   if (s.logits.dim(0) > (int64_t{1} << 30)) return false;
   const Args args{static_cast<int>(s.logits.dim(0)), static_cast<int>(s.logits.dim(1)), static_cast<int>(s.vocab), s.targets,
