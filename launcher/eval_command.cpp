@@ -67,7 +67,7 @@ void eval(const EvalOptions& options, Group& world) {
   const BatchGeometry geometry{micro, micro, sequence, model.true_vocab, loaded.mesh->coord(Axis::data),
                                loaded.mesh->shape().size(Axis::data)};
   const auto evaluator = agree(
-      world, "data read", [&] { return std::make_unique<Evaluator>(data, geometry, options.batches, info.token_bytes); });
+      world, "data read", [&] { return std::make_unique<Evaluator>(data, geometry, options.batches * options.micro, info.token_bytes); });
   const Evaluation result = evaluator->run(loaded.context(), *loaded.model, world);
   if (world.rank() != 0) return;
   options.json ? print_json(loaded.checkpoint, result) : print_text(result);
@@ -80,7 +80,7 @@ void add_eval_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("eval", "Measures a checkpoint on data: loss, perplexity, bits per byte");
   command->add_option("CHECKPOINT", options->checkpoint, "A checkpoint, or a run's folder")->required();
   command->add_option("--data", options->data, "Token files, a glob")->required();
-  command->add_option("--batches", options->batches, "How many batches at most; 0: all of the data")
+  command->add_option("--batches", options->batches, "How many batches of --micro samples, in all ranks together; 0: all of the data")
       ->check(at_least_option(0));
   command->add_option("--micro", options->micro, "Samples of a batch")->check(at_least_option(1))->capture_default_str();
   command->add_option("--sequence", options->sequence, "Tokens of a sample; 0: the model's context")

@@ -16,9 +16,9 @@ std::optional<double> Evaluation::bits_per_byte() const {
   return loss * static_cast<double>(tokens) / static_cast<double>(*bytes) / std::numbers::ln2;
 }
 
-Evaluator::Evaluator(std::vector<WeightedDataset> sources, const BatchGeometry& geometry, int64_t max_batches,
+Evaluator::Evaluator(std::vector<WeightedDataset> sources, const BatchGeometry& geometry, int64_t max_samples,
                      std::vector<int32_t> token_bytes)
-    : loader_(std::move(sources), geometry, max_batches), token_bytes_(std::move(token_bytes)) {}
+    : loader_(std::move(sources), geometry, max_samples), token_bytes_(std::move(token_bytes)) {}
 
 int32_t Evaluator::bytes_of(int32_t token) const {
   if (static_cast<size_t>(token) >= token_bytes_.size())

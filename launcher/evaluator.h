@@ -23,8 +23,8 @@ struct Evaluation {
 
 class Evaluator {
  public:
-  /// `token_bytes[t]` is how many bytes of text token t stands for; empty when the tokenizer is not known.
-  Evaluator(std::vector<WeightedDataset> sources, const BatchGeometry& geometry, int64_t max_batches,
+  /// The first `max_samples` of the sources; 0: all. `token_bytes[t]` is how many bytes of text token t stands for; empty when the tokenizer is not known.
+  Evaluator(std::vector<WeightedDataset> sources, const BatchGeometry& geometry, int64_t max_samples,
             std::vector<int32_t> token_bytes);
 
   /// The same batches each time. Collective over `world`, in host memory: all ranks of the model, whose data ranks are

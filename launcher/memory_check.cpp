@@ -20,17 +20,25 @@ MemoryNeeds largest_needs(const RunPlan& plan) {
   return largest;
 }
 
-/// Activations are an estimate; only a layout that is far off is refused by it.
-bool fits(const MemoryNeeds& needs, double available_bytes) {
-  constexpr double kSureShare = 0.7;
-  return needs.total() - (1.0 - kSureShare) * needs.activations <= available_bytes;
+/// Activations are an estimate, within a tenth or so (tests/launcher/memory_needs_test.cpp): what may just fit is tried.
+constexpr double kSureShare = 0.9;
+
+bool fits(const MemoryNeeds& needs, double available_bytes, double share_of_activations) {
+  return needs.total() - (1.0 - share_of_activations) * needs.activations <= available_bytes;
 }
 
-/// The same run with a change; nothing where that can't work.
-std::optional<RunPlan> changed(const RunPlan& plan, const std::function<void(Config&)>& change) {
+/// Another value of a key.
+struct Change {
+  std::string key, value;
+  std::function<void(Config&)> apply;
+  std::string text() const { return fmt::format("{}: {}", key, value); }
+};
+
+/// The same run with changes; nothing where that can't work.
+std::optional<RunPlan> changed(const RunPlan& plan, std::initializer_list<const Change*> changes) {
   Config config = plan.config;
   config.parallel.data = 0;
-  change(config);
+  for (const Change* change : changes) change->apply(config);
   try {
     return plan_run(std::move(config), plan.layout.mesh.ranks(), /*needs_data=*/false);
   } catch (const ConfigError&) {
@@ -38,34 +46,50 @@ std::optional<RunPlan> changed(const RunPlan& plan, const std::function<void(Con
   }
 }
 
-/// What fits, each by one change of a key, on as many ranks; the least change of a key first.
-std::vector<std::string> ways_out(const RunPlan& plan, double available_bytes) {
-  std::vector<std::string> ways;
-  const auto fits_with = [&](const std::function<void(Config&)>& change) {
-    const auto other = changed(plan, change);
-    return other && fits(largest_needs(*other), available_bytes);
-  };
-  const auto try_values = [&](const char* key, const std::vector<int64_t>& values, const auto& field) {
-    for (const int64_t value : values)
-      if (fits_with([&](Config& c) { field(c) = value; })) return ways.push_back(fmt::format("{}: {}", key, value));
-  };
+/// What may need less on as many ranks: key after key, the least change of each first.
+std::vector<Change> possible_changes(const RunPlan& plan) {
   const Config& c = plan.config;
-  std::vector<int64_t> smaller, more_tensor, more_pipeline;
-  for (int64_t micro = c.batch.micro / 2; micro > 0; micro /= 2) smaller.push_back(micro);
-  for (int64_t n = 2; n <= plan.layout.mesh.ranks(); ++n) {
-    if (n > c.parallel.tensor) more_tensor.push_back(n);
-    if (n > c.parallel.pipeline) more_pipeline.push_back(n);
-  }
-  try_values("batch.micro", smaller, [](Config& x) -> int64_t& { return x.batch.micro; });
+  std::vector<Change> all;
+  const auto add_number = [&](const char* key, int64_t value, const auto& field) {
+    all.push_back({key, fmt::format("{}", value), [=](Config& x) { field(x) = value; }});
+  };
+  for (int64_t micro = c.batch.micro / 2; micro > 0; micro /= 2)
+    add_number("batch.micro", micro, [](Config& x) -> int64_t& { return x.batch.micro; });
   for (const char* mode : {"selective", "full"})
-    if (mode != c.model.recompute && c.model.recompute != "full" && fits_with([&](Config& x) { x.model.recompute = mode; })) {
-      ways.push_back(fmt::format("model.recompute: {}", mode));
-      break;
-    }
-  if (!c.parallel.sequence && fits_with([](Config& x) { x.parallel.sequence = true; }))
-    ways.emplace_back("parallel.sequence: true");
-  try_values("parallel.tensor", more_tensor, [](Config& x) -> int64_t& { return x.parallel.tensor; });
-  try_values("parallel.pipeline", more_pipeline, [](Config& x) -> int64_t& { return x.parallel.pipeline; });
+    if (mode != c.model.recompute && c.model.recompute != "full")
+      all.push_back({"model.recompute", mode, [mode](Config& x) { x.model.recompute = mode; }});
+  if (!c.parallel.sequence) all.push_back({"parallel.sequence", "true", [](Config& x) { x.parallel.sequence = true; }});
+  for (int64_t n = c.parallel.tensor + 1; n <= plan.layout.mesh.ranks(); ++n)
+    add_number("parallel.tensor", n, [](Config& x) -> int64_t& { return x.parallel.tensor; });
+  for (int64_t n = c.parallel.pipeline + 1; n <= plan.layout.mesh.ranks(); ++n)
+    add_number("parallel.pipeline", n, [](Config& x) -> int64_t& { return x.parallel.pipeline; });
+  std::erase_if(all, [&](const Change& change) { return !changed(plan, {&change}); });
+  return all;
+}
+
+/// The first value of each key with which all fits, beside `other` where there is one.
+std::vector<std::string> ways_with(const RunPlan& plan, const std::vector<Change>& changes, const Change* other, double available_bytes) {
+  std::vector<std::string> ways;
+  std::string done = other ? other->key : "";
+  for (const Change& change : changes) {
+    if (change.key == done || (other && change.key == other->key)) continue;
+    const auto plan_with = other ? changed(plan, {other, &change}) : changed(plan, {&change});
+    if (!plan_with || !fits(largest_needs(*plan_with), available_bytes, 1.0)) continue;
+    ways.push_back(other ? fmt::format("{} with {}", other->text(), change.text()) : change.text());
+    done = change.key;
+  }
+  return ways;
+}
+
+/// What fits: single changes, or where there are none, those beside the ones that save most.
+std::vector<std::string> ways_out(const RunPlan& plan, double available_bytes) {
+  const std::vector<Change> changes = possible_changes(plan);
+  std::vector<std::string> ways = ways_with(plan, changes, nullptr, available_bytes);
+  for (const auto& [key, value] : {std::pair{"model.recompute", "full"}, {"batch.micro", "1"}}) {
+    if (!ways.empty()) break;
+    const auto strongest = std::ranges::find_if(changes, [&](const Change& c) { return c.key == key && c.value == value; });
+    if (strongest != changes.end()) ways = ways_with(plan, changes, &*strongest, available_bytes);
+  }
   return ways;
 }
 
@@ -73,14 +97,14 @@ std::vector<std::string> ways_out(const RunPlan& plan, double available_bytes) {
 
 void check_memory(const RunPlan& plan, double available_bytes) {
   const MemoryNeeds needs = largest_needs(plan);
-  if (fits(needs, available_bytes)) return;
+  if (fits(needs, available_bytes, kSureShare)) return;
   const std::vector<std::string> ways = ways_out(plan, available_bytes);
   throw ConfigError(fmt::format(
       "a rank of this layout needs about {} GiB (parameters {}, gradients {}, optimizer {}, activations {}) and has {}; {}",
       in_gib(needs.total()), in_gib(needs.parameters), in_gib(needs.gradients + needs.copies), in_gib(needs.optimizer),
       in_gib(needs.activations), in_gib(available_bytes),
       ways.empty() ? "no change of batch.micro, model.recompute, parallel.sequence, parallel.tensor or parallel.pipeline "
-                     "alone makes it fit: combine them, take a smaller model, or more or larger machines"
+                     "makes it fit, nor two of them: take a smaller model, or more or larger machines"
                    : fmt::format("any of these fits: {}", fmt::join(ways, "; "))));
 }
 

@@ -5,8 +5,8 @@
 
 namespace trireme {
 
-/// ConfigError when some rank of the plan will need more than the `available_bytes` that each has; it names single
-/// changes with which all fit, or says that there are none. Pure: all ranks come to the same conclusion.
+/// ConfigError when some rank of the plan will need more than the `available_bytes` that each has; it names changes
+/// with which all fit, single ones if possible, or says that there are none. Pure: all ranks come to the same conclusion.
 void check_memory(const RunPlan& plan, double available_bytes);
 
 /// ConfigError when some rank of a model that is only used needs more than that for its weights, and where it `generates`,

@@ -5,12 +5,13 @@
 #include <CLI/CLI.hpp>
 #include <array>
 #include <memory>
-#include <set>
 
 #include "core/files.h"
 #include "launcher/commands.h"
+#include "launcher/memory_check.h"
 #include "launcher/option_check.h"
 #include "launcher/run_plan.h"
+#include "launcher/same_run.h"
 #include "parallel/schedule/draw.h"
 #include "parallel/schedule/read_trace.h"
 #include "parallel/schedule/simulate.h"
@@ -26,6 +27,7 @@ struct PlanOptions {
   bool schedule = false;
   std::string svg;
   std::string run;  // a run's folder, whose traces are drawn too
+  double memory_gib = 0.0;  // of each rank; 0: not known
 };
 
 /// Times in forward passes of an average stage; the halves of backward take as long as forward.
@@ -38,18 +40,28 @@ PassTimes pass_times(const RunPlan& plan) {
   return {costs, costs, costs};
 }
 
-/// The passes of each rank, whatever their order.
-using PassNames = std::set<std::pair<int, std::string>>;
-PassNames names_of(const Timeline& timeline) {
-  PassNames names;
-  for (const TimedAction& a : timeline.actions) names.emplace(a.rank, to_string(a.action));
-  return names;
+/// What must be alike for a comparison to say something.
+std::string text_of_layout(const RunPlan& plan) {
+  Config config;
+  config.model = plan.config.model;
+  config.batch = plan.config.batch;
+  config.parallel = plan.config.parallel;
+  return to_yaml(config);
 }
-PassNames names_of(const Schedule& schedule) {
-  PassNames names;
-  for (int rank = 0; rank < schedule.num_ranks(); ++rank)
-    for (const Action& a : schedule.ranks[static_cast<size_t>(rank)]) names.emplace(rank, to_string(a));
-  return names;
+
+/// ConfigError unless the run in that folder, where it left its experiment, had this layout, and its ranks ran these passes.
+void check_same_layout(const RunPlan& plan, const std::string& run, const Timeline& measured) {
+  constexpr std::string_view kWayOut = "give the experiment file, -n and --set that the run had";
+  const std::filesystem::path config = std::filesystem::path(run) / "config.yaml";
+  if (std::filesystem::exists(config)) {
+    const RunPlan ran = plan_run(load_config(config.string(), {}), plan.layout.mesh.ranks(), /*needs_data=*/false);
+    if (const auto found = first_difference(text_of_layout(ran), text_of_layout(plan)))
+      throw ConfigError(fmt::format("--run {}: the run had `{}` where this layout has `{}`; {}", run, found->first, found->second, kWayOut));
+  }
+  std::vector<std::vector<Action>> passes(plan.layout.schedule.ranks.size());
+  for (const TimedAction& a : measured.actions) passes[static_cast<size_t>(a.rank)].push_back(a.action);
+  if (passes != plan.layout.schedule.ranks)
+    throw ConfigError(fmt::format("--run {}: its traces have other passes than this layout, or in another order; {}", run, kWayOut));
 }
 
 /// What the traces of a run measured in the last recorded step, and what its schedule allows with the times
@@ -62,11 +74,8 @@ void add_measured(std::vector<Panel>& panels, const RunPlan& plan, const std::st
     coords[static_cast<size_t>(Axis::pipeline)] = rank;
     files.push_back(std::filesystem::path(run) / fmt::format("trace-{:05}.json", mesh.rank_of(coords)));
   }
-  const Timeline measured = read_trace(files, 0);
-  if (names_of(measured) != names_of(plan.layout.schedule))
-    throw ConfigError(fmt::format("--run {}: its traces have other passes than this layout; give the experiment file, -n and "
-                                  "--set that the run had",
-                                  run));
+  const Timeline measured = read_trace(files, -1);
+  check_same_layout(plan, run, measured);
   const Timeline possible =
       simulate(plan.layout.schedule, median_times(measured, static_cast<int>(plan.layout.num_stages())));
   fmt::print(
@@ -100,6 +109,7 @@ void plan(const PlanOptions& options) {
              options.ranks, options.ranks == 1 ? "" : "s", options.ranks == 1 ? "" : ": " + mesh.describe(), c.batch.global,
              c.batch.sequence, run.batch.micro_batches, run.batch.micro_batches == 1 ? "" : "es",
              c.batch.micro, layout_table(run));
+  if (options.memory_gib > 0) check_memory(run, options.memory_gib * 0x1p30);
   if (options.schedule || !options.svg.empty() || !options.run.empty()) print_schedule(run, options);
 }
 
@@ -121,6 +131,8 @@ void add_plan_command(CLI::App& app) {
   command->add_option(
       "--run", options->run,
       "A run's folder: compares with what its traces measured (run.trace: true), and draws that too");
+  command->add_option("--memory", options->memory_gib, "GiB that each rank has: a layout that needs more is refused, with what would fit")
+      ->check(CLI::PositiveNumber);
   command->footer(
       "Memory is an estimate of what parameters, gradients, optimizer and activations take.\n"
       "Example:\n  trireme plan configs/gpt2-1558m.yaml -n 8 --set parallel.pipeline=4 --set "

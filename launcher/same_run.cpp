@@ -29,27 +29,27 @@ std::string text_of(const Schedule& schedule) {
   return text;
 }
 
-/// The first line in which `mine` differs from `first`, as "theirs for ours"; nothing when they are equal.
-std::optional<std::string> difference(const std::string& first, const std::string& mine) {
-  if (first == mine) return std::nullopt;
-  std::istringstream a(first), b(mine);
-  std::string wanted, found;
-  do {
-    if (!std::getline(a, wanted)) wanted.clear();
-    if (!std::getline(b, found)) found.clear();
-  } while (wanted == found && (a || b));
-  const auto trimmed = [](const std::string& line) { return line.substr(std::min(line.size(), line.find_first_not_of(' '))); };
-  return fmt::format("`{}` where rank 0 has `{}`", trimmed(found), trimmed(wanted));
-}
-
 }  // namespace
+
+std::optional<std::pair<std::string, std::string>> first_difference(const std::string& a, const std::string& b) {
+  if (a == b) return std::nullopt;
+  std::istringstream of_a(a), of_b(b);
+  std::string first, second;
+  do {
+    if (!std::getline(of_a, first)) first.clear();
+    if (!std::getline(of_b, second)) second.clear();
+  } while (first == second && (of_a || of_b));
+  const auto trimmed = [](const std::string& line) { return line.substr(std::min(line.size(), line.find_first_not_of(' '))); };
+  return std::pair(trimmed(first), trimmed(second));
+}
 
 void check_same_run(const RunPlan& plan, Group& world) {
   if (world.size() == 1) return;
   const std::string config = text_of(plan.config), schedule = text_of(plan.layout.schedule);
   std::string problem;
-  if (const auto found = difference(share_text(config, 0, world, "experiment"), config))
-    problem = fmt::format("it has another experiment: {}; give all ranks the same file and the same --set", *found);
+  if (const auto found = first_difference(share_text(config, 0, world, "experiment"), config))
+    problem = fmt::format("it has another experiment: `{}` where rank 0 has `{}`; give all ranks the same file and the same --set",
+                          found->second, found->first);
   if (share_text(schedule, 0, world, "schedule") != schedule && problem.empty())
     problem = fmt::format("it has another schedule in {}; give all hosts the same file", plan.config.parallel.schedule);
   refuse_together(problem, world, "experiments compared");

@@ -94,9 +94,8 @@ void Trainer::open_data(RunPlan plan) {
   agree(world_, "data opened", [&] {
     train_data_ = open_datasets(config_.data.train);
     valid_data_ = open_datasets(config_.data.valid);
-    // As many samples as eval_batches global batches hold, so that every layout looks at the same ones.
     if (!valid_data_.empty())
-      evaluator_ = std::make_unique<Evaluator>(valid_data_, geometry_, config_.run.eval_batches * micro_batches_,
+      evaluator_ = std::make_unique<Evaluator>(valid_data_, geometry_, config_.run.eval_batches * geometry_.global,
                                                plan.data.token_bytes);
   });
 }

@@ -192,7 +192,9 @@ void ParallelModel::prepare(const Context& ctx, const std::function<MicroBatch(i
                             const Tensor& loss_sum) {
   for (Group* group : summing_groups()) group->barrier("connection").wait();
   if (pipeline_.size() == 1) return;
-  executor_->prepare(ctx, activation_shape(batch_of(0)), activation_dtype(), training_stage(ctx, batch_of, loss_sum));
+  if (ctx.backend->is_asynchronous())
+    executor_->rehearse(ctx, activation_shape(batch_of(0)), activation_dtype(), training_stage(ctx, batch_of, loss_sum));
+  executor_->connect(ctx);
 }
 
 void ParallelModel::train(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of,

@@ -1,6 +1,7 @@
 #include "models/parallel_plan.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "core/error.h"
 #include "parallel/context_chunks.h"
@@ -28,17 +29,46 @@ bool has_even_rows(const ParallelConfig& config, int64_t micro, int64_t sequence
   return even_chunks && micro * sequence / config.context % config.tensor == 0;
 }
 
-void check_tokens(const ParallelConfig& config, const BatchSizes& batch) {
-  if (config.context > 1) check_context_chunks(batch.sequence, config.context);
+/// Whether `ranks` make the axes of `config` with another number of context ranks.
+bool takes_context(ParallelConfig config, int64_t context, int64_t ranks) {
+  config.context = context;
+  try {
+    plan_mesh(config, ranks);
+  } catch (const ConfigError&) {
+    return false;
+  }
+  return true;
+}
+
+/// The nearest number of samples of a micro-batch, above first, that gives even rows and divides what a data rank has of a
+/// batch; 0: there is none.
+int64_t nearest_micro(const ParallelConfig& config, const BatchSizes& batch) {
+  const int64_t samples = batch.micro * batch.micro_batches;
+  const auto takes = [&](int64_t micro) { return samples % micro == 0 && has_even_rows(config, micro, batch.sequence); };
+  for (int64_t micro = batch.micro + 1; micro <= samples; ++micro)
+    if (takes(micro)) return micro;
+  for (int64_t micro = batch.micro - 1; micro > 0; --micro)
+    if (takes(micro)) return micro;
+  return 0;
+}
+
+void check_tokens(const ModelConfig& model, const ParallelConfig& config, const BatchSizes& batch, int64_t ranks) {
+  if (config.context > 1)
+    check_context_chunks(batch.sequence, config.context,
+                         {model.context, [&](int64_t context) { return takes_context(config, context, ranks); }});
   if (!config.sequence || config.tensor == 1 || has_even_rows(config, batch.micro, batch.sequence)) return;
-  int64_t micro = batch.micro, sequence = batch.sequence;
-  while (!has_even_rows(config, micro, batch.sequence)) ++micro;
+  const int64_t micro = nearest_micro(config, batch);
+  int64_t sequence = batch.sequence;
   while (sequence > 0 && !has_even_rows(config, batch.micro, sequence)) --sequence;
+  std::vector<std::string> ways;
+  if (micro > 0) ways.push_back(fmt::format("batch.micro to {}", micro));
+  if (sequence > 0) ways.push_back(fmt::format("batch.sequence to {}", sequence));
+  ways.emplace_back("parallel.sequence to false");
   throw ConfigError(fmt::format(
       "parallel.sequence: {} rows (batch.micro x batch.sequence{}) do not divide among parallel.tensor = {} "
-      "ranks; set batch.micro to {}{}, or parallel.sequence to false",
+      "ranks; set {}",
       batch.micro * batch.sequence / config.context, config.context > 1 ? " / parallel.context" : "",
-      config.tensor, micro, sequence > 0 ? fmt::format(" or batch.sequence to {}", sequence) : ""));
+      config.tensor, fmt::join(ways, " or ")));
 }
 
 }  // namespace
@@ -57,7 +87,7 @@ ParallelPlan plan_parallel(const ModelConfig& model, const ParallelConfig& confi
                            int64_t ranks) {
   ParallelPlan plan;
   plan.mesh = plan_mesh(config, ranks);
-  check_tokens(config, batch);
+  check_tokens(model, config, batch, ranks);
   for (int64_t rank = 0; rank < config.tensor; ++rank)
     split_heads(model.heads, model.kv_heads, config.tensor, rank);
   split_vocab(model.vocab, config.tensor);

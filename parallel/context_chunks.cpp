@@ -1,6 +1,7 @@
 #include "parallel/context_chunks.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -13,26 +14,35 @@ bool works(int64_t tokens, int64_t ranks) {
   return ranks == 1 || (tokens > 0 && tokens % (2 * ranks) == 0);
 }
 
-/// "4 or 8": the nearest numbers of ranks that work, below and above.
-std::string nearest_ranks(int64_t tokens, int64_t ranks) {
-  int64_t below = std::max<int64_t>(1, std::min(ranks - 1, tokens / 2)), above = ranks + 1;
-  while (!works(tokens, below)) --below;
-  while (above <= tokens / 2 && !works(tokens, above)) ++above;
-  return above <= tokens / 2 ? fmt::format("{} or {}", below, above) : fmt::format("{}", below);
+/// The nearest numbers of ranks that work, below and above.
+std::vector<int64_t> nearest_ranks(int64_t tokens, int64_t ranks, const ContextLimits& limits) {
+  const auto takes = [&](int64_t n) { return works(tokens, n) && limits.takes_ranks(n); };
+  std::vector<int64_t> nearest;
+  for (int64_t below = std::min(ranks - 1, std::max<int64_t>(1, tokens / 2)); below >= 1 && nearest.empty(); --below)
+    if (takes(below)) nearest.push_back(below);
+  for (int64_t above = ranks + 1; above <= tokens / 2; ++above)
+    if (takes(above)) {
+      nearest.push_back(above);
+      break;
+    }
+  return nearest;
 }
 
 }  // namespace
 
-void check_context_chunks(int64_t tokens, int64_t ranks) {
+void check_context_chunks(int64_t tokens, int64_t ranks, const ContextLimits& limits) {
   if (ranks < 1) throw ConfigError(fmt::format("parallel.context = {} must be 1 or more", ranks));
   if (works(tokens, ranks)) return;
   const int64_t chunks = 2 * ranks, below = tokens / chunks * chunks;
-  throw ConfigError(
-      fmt::format("batch.sequence = {} does not divide into 2 * parallel.context = {} chunks; set "
-                  "batch.sequence to {}{}, or "
-                  "parallel.context to {}",
-                  tokens, chunks, below > 0 ? fmt::format("{} or ", below) : "", below + chunks,
-                  nearest_ranks(tokens, ranks)));
+  std::vector<int64_t> lengths;
+  for (const int64_t length : {below, below + chunks})
+    if (length > 0 && length <= limits.most_tokens) lengths.push_back(length);
+  std::vector<std::string> ways;
+  if (!lengths.empty()) ways.push_back(fmt::format("batch.sequence to {}", fmt::join(lengths, " or ")));
+  if (const auto other = nearest_ranks(tokens, ranks, limits); !other.empty())
+    ways.push_back(fmt::format("parallel.context to {}", fmt::join(other, " or ")));
+  throw ConfigError(fmt::format("batch.sequence = {} does not divide into 2 * parallel.context = {} chunks; {}", tokens, chunks,
+                                ways.empty() ? "start another number of ranks" : fmt::format("set {}", fmt::join(ways, ", or "))));
 }
 
 std::array<TokenRange, 2> ContextChunks::ranges() const {

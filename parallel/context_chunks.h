@@ -5,6 +5,8 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -12,9 +14,15 @@
 
 namespace trireme {
 
+/// What else numbers that are suggested must obey.
+struct ContextLimits {
+  int64_t most_tokens = std::numeric_limits<int64_t>::max();
+  std::function<bool(int64_t ranks)> takes_ranks = [](int64_t) { return true; };
+};
+
 /// ConfigError, saying which numbers would work, unless `tokens` divide into 2 * ranks chunks. One rank takes
 /// any.
-void check_context_chunks(int64_t tokens, int64_t ranks);
+void check_context_chunks(int64_t tokens, int64_t ranks, const ContextLimits& limits = {});
 
 /// The tokens of rank `rank`, for sizes that check_context_chunks() accepts.
 struct ContextChunks {

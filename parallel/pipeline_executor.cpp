@@ -154,13 +154,12 @@ void PipelineExecutor::connect(const Context& ctx) {
   }
 }
 
-void PipelineExecutor::prepare(const Context& outer, const Shape& shape, DType dtype,
-                               const StageForward& forward) {
+void PipelineExecutor::rehearse(const Context& outer, const Shape& shape, DType dtype,
+                                const StageForward& forward) {
   Context ctx = outer;
   ctx.tracer = nullptr;  // no part of a step
   run_actions({ctx, shape, dtype, forward, nullptr, /*exchanges=*/false});
   ctx.stream->synchronize();
-  connect(ctx);
 }
 
 void PipelineExecutor::run(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward,

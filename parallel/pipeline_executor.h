@@ -32,12 +32,13 @@ class PipelineExecutor {
   bool has_stage(int64_t stage) const { return rank_of(stage) == rank_; }
   int64_t num_stages() const { return static_cast<int64_t>(schedule_.rank_of_stage.size()); }
 
-  /// To be called before the first run(); collective. Runs this rank's actions on zeros, which leaves
-  /// gradients behind, and then connects the ranks that exchange something. On a device that works on its own, sends and
-  /// receives wait there for a peer, who may wait for this rank: were code loaded, memory found or a connection made
-  /// meanwhile, which may wait for all that runs on the device, nobody would go on.
+  /// To be called before connect() on a device that works on its own: runs this rank's actions on zeros, which leaves
+  /// gradients behind. Sends and receives wait there for a peer, who may wait for this rank: were code loaded, memory found
+  /// or a connection made meanwhile, which may wait for all that runs on the device, nobody would go on.
   /// https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#lazy-loading-concurrent-execution
-  void prepare(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward);
+  void rehearse(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward);
+  /// To be called before the first run(); collective. Connects the ranks that exchange something.
+  void connect(const Context& ctx);
 
   /// Every action of this rank. `shape` and `dtype` are those of what stages exchange. `sink` hears of the
   /// gradients that the last micro-batch of each stage completes; a parameter that several stages use is told
@@ -83,7 +84,6 @@ class PipelineExecutor {
   Tensor take(Channel& channel, int64_t micro_batch, const Step& step);
   void hand_over(Channel& channel, int64_t micro_batch, const Tensor& value, const Step& step);
   void drop_finished_sends();
-  void connect(const Context& ctx);
   std::string span_name(const Action& action) const;
 
   void run_forward_action(const Action& action, const Step& step);

@@ -9,15 +9,15 @@
 namespace trireme {
 
 EvaluationLoader::EvaluationLoader(std::vector<WeightedDataset> sources, const BatchGeometry& geometry,
-                                   int64_t max_batches)
+                                   int64_t max_samples)
     : sources_(std::move(sources)), geometry_(geometry) {
   TRIREME_ASSERT(geometry.micro >= 1 && geometry.data_size >= 1, "batches without samples");
   check_lengths(sources_, geometry.sequence);
   for (const WeightedDataset& source : sources_)
     num_samples_ += source.dataset->num_samples(geometry.sequence);
+  if (max_samples > 0) num_samples_ = std::min(num_samples_, max_samples);
   const int64_t per_batch = geometry.micro * geometry.data_size;
   num_batches_ = (num_samples_ + per_batch - 1) / per_batch;
-  if (max_batches > 0) num_batches_ = std::min(num_batches_, max_batches);
 }
 
 void EvaluationLoader::read_sample(int64_t sample, Batch& batch, int64_t row) const {

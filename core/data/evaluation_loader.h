@@ -16,9 +16,10 @@ namespace trireme {
 /// shape. No thread.
 class EvaluationLoader {
  public:
-  /// At most `max_batches`, all of the data when 0. ConfigError when a source does not hold one sample.
+  /// The first `max_samples` of all, whatever the number of ranks; all of the data when 0. ConfigError when a source does
+  /// not hold one sample.
   EvaluationLoader(std::vector<WeightedDataset> sources, const BatchGeometry& geometry,
-                   int64_t max_batches = 0);
+                   int64_t max_samples = 0);
 
   int64_t num_batches() const { return num_batches_; }
   std::optional<Batch> next();  // nothing when all were given

@@ -15,11 +15,19 @@ namespace {
 /// By name; each action once a step.
 using Occurrences = std::map<std::string, std::vector<TimedAction>>;
 
+std::string text_of_trace(const std::filesystem::path& file) {
+  try {
+    return read_text(file);
+  } catch (const IoError& e) {
+    throw ConfigError(fmt::format("{}; wanted the trace of each pipeline rank: a run with run.trace: true writes them", e.what()));
+  }
+}
+
 Occurrences read_actions(const std::filesystem::path& file, int rank) {
   constexpr double kMsPerUs = 1e-3;
   Occurrences of_host, of_device;
   try {
-    const nlohmann::json trace = nlohmann::json::parse(read_text(file));
+    const nlohmann::json trace = nlohmann::json::parse(text_of_trace(file));
     for (const auto& event : trace.at("traceEvents")) {
       if (event.value("ph", "") != "X") continue;
       const std::string name = event.at("name").get<std::string>();
@@ -53,11 +61,12 @@ Timeline read_trace(std::span<const std::filesystem::path> files, int64_t step) 
           ": no spans of a pipeline's actions, like F0.3; wanted the trace of a run with parallel.pipeline "
           "of 2 or more");
     for (const auto& [name, steps] : found) {
-      if (step < 0 || step >= std::ssize(steps))
+      const int64_t index = step < 0 ? std::ssize(steps) + step : step;
+      if (index < 0 || index >= std::ssize(steps))
         throw ConfigError(
             fmt::format("{}: {} is there {} times, once a recorded step; wanted step {}, counted from 0",
                         file, name, steps.size(), step));
-      actions.push_back(steps[static_cast<size_t>(step)]);
+      actions.push_back(steps[static_cast<size_t>(index)]);
     }
   }
   return make_timeline(std::move(actions), static_cast<int>(files.size()));

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 #include <map>
 #include <sstream>
 
@@ -19,6 +20,24 @@ std::string_view trimmed(std::string_view text) {
   const size_t begin = text.find_first_not_of(kBlank);
   if (begin == std::string_view::npos) return {};
   return text.substr(begin, text.find_last_not_of(kBlank) - begin + 1);
+}
+
+/// ConfigError where it can't be read: it is the user's choice.
+std::string text_of(const std::filesystem::path& file) {
+  try {
+    return read_text(file);
+  } catch (const IoError& e) {
+    throw ConfigError(fmt::format("parallel.schedule: {}; give a CSV file, or one of the schedules by its name", e.what()));
+  }
+}
+
+/// A cell as it may be shown: its beginning, without what a terminal would obey.
+std::string shown(std::string_view cell) {
+  constexpr size_t kMost = 40;
+  std::string text(cell.substr(0, kMost));
+  for (char& c : text)
+    if (!std::isprint(static_cast<unsigned char>(c))) c = '?';
+  return cell.size() > kMost ? text + "..." : text;
 }
 
 /// Reads line after line, and learns which rank has which stage.
@@ -65,13 +84,13 @@ class CsvReader {
       throw ConfigError(fmt::format(
           "{}:{}: cell {}: '{}' is no action; wanted F, B, I or W, a stage, a dot and a micro-batch, "
           "like F0.3{}",
-          file_, line_, cell, text, text.find(';') != std::string_view::npos ? "; cells are parted by commas" : ""));
+          file_, line_, cell, shown(text), text.find(';') != std::string_view::npos ? "; cells are parted by commas" : ""));
     const int rank = schedule_.num_ranks() - 1;
     const auto [known, is_new] = rank_of_stage_.try_emplace(action->stage, rank);
     if (!is_new && known->second != rank)
       throw ConfigError(fmt::format(
           "{}:{}: cell {}: '{}' on rank {}, but stage {} is that of rank {}; a stage has one rank", file_,
-          line_, cell, text, rank, action->stage, known->second));
+          line_, cell, shown(text), rank, action->stage, known->second));
     schedule_.ranks.back().push_back(*action);
     schedule_.micro_batches = std::max<int64_t>(schedule_.micro_batches, action->micro_batch + 1);
   }
@@ -86,7 +105,7 @@ class CsvReader {
 
 Schedule read_schedule(const std::filesystem::path& file) {
   CsvReader reader(file);
-  std::istringstream text(read_text(file));
+  std::istringstream text(text_of(file));
   constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // of UTF-8, as spreadsheets write it
   bool first = true;
   for (std::string line; std::getline(text, line); first = false) {

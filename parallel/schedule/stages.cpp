@@ -89,8 +89,9 @@ std::vector<int64_t> cut_stages(std::span<const double> unit_costs, int64_t num_
   if (num_stages < 1 || num_stages > units)
     throw ConfigError(fmt::format(
         "parallel: {} pipeline stages (pipeline * chunks) for a model of {} units (embedding, blocks, "
-        "classifier); 1 to {} stages work",
-        num_stages, units, units));
+        "classifier); 1 to {} stages work, or {} layers for these: change parallel.pipeline, parallel.schedule (zb-v has 2 "
+        "chunks), parallel.chunks or model.layers",
+        num_stages, units, units, std::max<int64_t>(1, num_stages - 2)));
   for (const double cost : unit_costs)
     TRIREME_ASSERT(cost >= 0.0 && cost < kInfinite, fmt::format("a unit costs {}", cost));
   const auto largest = [](double others, double stage) { return std::max(others, stage); };

@@ -137,12 +137,19 @@ TEST(EvaluationLoader, GivesEverySampleOnceWithPadding) {
   }
 }
 
-TEST(EvaluationLoader, StopsAfterTheWantedBatches) {
-  EvaluationLoader loader({dataset_of(counting(0, 45))}, geometry(), 2);
-  EXPECT_EQ(loader.num_batches(), 2);
-  EXPECT_EQ(loader.next()->tokens[0], 0);
-  EXPECT_EQ(loader.next()->tokens[0], 8);
-  EXPECT_FALSE(loader.next().has_value());
+TEST(EvaluationLoader, StopsAfterTheWantedSamplesOnAnyNumberOfRanks) {
+  for (const int64_t size : {1, 2, 4}) {
+    std::vector<int32_t> firsts;
+    for (int64_t rank = 0; rank < size; ++rank) {
+      EvaluationLoader loader({dataset_of(counting(0, 45))}, geometry(rank, size), 5);
+      EXPECT_EQ(loader.num_batches(), size == 1 ? 3 : size == 2 ? 2 : 1);
+      while (auto batch = loader.next())
+        for (int64_t i = 0; i < batch->num_samples; ++i)
+          if (batch->targets_of(i)[0] >= 0) firsts.push_back(batch->tokens_of(i)[0]);
+    }
+    std::ranges::sort(firsts);
+    EXPECT_THAT(firsts, ElementsAre(0, 4, 8, 12, 16));
+  }
 }
 
 }  // namespace

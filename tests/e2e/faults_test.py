@@ -15,7 +15,7 @@ TIMEOUT_S = 5
 WIDE = {"width": 256, "layers": 4, "heads": 8}
 
 # What a survivor says of the rank that is gone: with the operation that it was in, or, where it was in none, the last one.
-OPERATION = r"(?:all_reduce|broadcast|barrier|all_gather|reduce_scatter) '.+?'"
+OPERATION = r"(?:all_reduce|broadcast|barrier|all_gather|reduce_scatter|send|recv) '.+?'"
 SURVIVOR_NAMES_THE_RANK = (
     r"(?m)^trireme: error: rank {survivor}(?:: (?:MPI_Init|" + OPERATION + r") was given up: rank {rank} died"
     r"| was in (?:" + OPERATION + r"|no operation \(the last was " + OPERATION + r", [^)]*\)) when rank {rank} died: its process is gone)")
@@ -29,6 +29,12 @@ class KilledRank(CommandTest):
     def launch(self, timeout_s=TIMEOUT_S, **changes):
         run = {**ENDLESS, "timeout_s": timeout_s}
         return self.start("launch", self.make_config(run=run, **changes), "-n", 2)
+
+    def kill_in_a_step(self, rank, **parallel):
+        process = self.launch(parallel=parallel)
+        self.wait_for_step(3)
+        self.kill(rank)
+        self.expect_the_others_to_end(process, rank)
 
     def kill(self, rank):
         os.kill(self.rank(rank), signal.SIGKILL)
@@ -63,6 +69,18 @@ class KilledRank(CommandTest):
         self.kill(0)
         self.expect_the_others_to_end(process, 0)
 
+    def test_a_stage_of_a_pipeline(self):
+        self.kill_in_a_step(1, pipeline=2, schedule="zb-h1")
+
+    def test_the_first_stage_of_a_pipeline(self):
+        self.kill_in_a_step(0, pipeline=2, schedule="zb-v")
+
+    def test_a_tensor_rank(self):
+        self.kill_in_a_step(1, tensor=2, sequence=True)
+
+    def test_a_context_rank(self):
+        self.kill_in_a_step(1, context=2)
+
     def test_in_a_step_under_mpirun(self):
         config = self.make_config(run={**ENDLESS, "timeout_s": TIMEOUT_S})
         process = self.start("-n", 2, "--oversubscribe", TRIREME, "train", config, command="mpirun", extra_environment=AS_ROOT)
@@ -91,7 +109,13 @@ class KilledRank(CommandTest):
         self.kill_while_a_checkpoint_is_written(1)
 
     def test_a_stopped_rank_is_noticed_within_the_timeout(self):
-        process = self.launch()
+        self.stop_rank_1()
+
+    def test_a_stopped_stage_is_noticed_within_the_timeout(self):
+        self.stop_rank_1(parallel={"pipeline": 2, "schedule": "1f1b"})
+
+    def stop_rank_1(self, **changes):
+        process = self.launch(**changes)
         self.wait_for_step(3)
         stopped = self.rank(1)
         os.kill(stopped, signal.SIGSTOP)

@@ -1,4 +1,5 @@
 """Layouts of real processes: every mix of parallelism learns the same, and its checkpoints serve every command alike."""
+import array
 import json
 import math
 import re
@@ -20,7 +21,7 @@ class Layouts(CommandTest):
     def train(self, name, ranks, parallel, **run):
         out = self.folder / name
         config = self.make_config(f"{name}.yaml", model=MODEL, optim=OPTIM, parallel=parallel,
-                                  run={"steps": 8, "eval_every": 4, "out": str(out), **run})
+                                  run={"steps": 20, "eval_every": 10, "out": str(out), **run})
         self.trireme("launch", config, "-n", ranks)
         return out
 
@@ -32,6 +33,43 @@ class Layouts(CommandTest):
         for step, loss in expected.items():
             self.assertAlmostEqual(self.losses(other)[step], loss, delta=1e-5 * loss, msg=f"step {step}")
         self.assertRegex(self.output(), r"rank +host +device")
+        self.have_the_same_weights(one, other)
+
+    def weights(self, run):
+        """By name, of the last checkpoint, as Hugging Face has them."""
+        self.trireme("export", run, "--out", run / "exported")
+        contents = (run / "exported/model.safetensors").read_bytes()
+        start = 8 + int.from_bytes(contents[:8], "little")
+        arrays = {}
+        for name, tensor in json.loads(contents[8:start]).items():
+            if name == "__metadata__":
+                continue
+            begin, end = tensor["data_offsets"]
+            self.assertEqual(tensor["dtype"], "F32")
+            arrays[name] = array.array("f", contents[start + begin:start + end])
+        return arrays
+
+    def have_the_same_weights(self, one, other):
+        expected, found = self.weights(one), self.weights(other)
+        self.assertEqual(sorted(found), sorted(expected))
+        self.assertGreater(len(expected), 4 * 12)
+        for name, values in expected.items():
+            norm = math.sqrt(sum(x * x for x in values))
+            off = math.sqrt(sum((x - y) ** 2 for x, y in zip(values, found[name], strict=True)))
+            self.assertLessEqual(off, 1e-5 * norm, name)
+
+    def test_weights_of_a_checkpoint_start_any_layout(self):
+        source = self.train("source", 1, {})
+        def first_losses(name, ranks, parallel):
+            config = self.make_config(f"{name}.yaml", model=MODEL, optim=OPTIM, parallel=parallel, run={"steps": 3, "out": str(self.folder / name)},
+                                      checkpoint={"init_from": str(self.checkpoint(20, source))})
+            self.trireme("launch", config, "-n", ranks)
+            return self.losses(self.folder / name)
+        expected = first_losses("alone", 1, {})
+        self.assertLess(expected[1], 0.9 * self.losses(source)[1], "it has learnt something")
+        for name, ranks, parallel in (("tensor3", 3, {"tensor": 3}), ("zbv_context", 4, {"pipeline": 2, "context": 2, "schedule": "zb-v"})):
+            for step, loss in first_losses(name, ranks, parallel).items():
+                self.assertAlmostEqual(loss, expected[step], delta=1e-5 * loss, msg=f"{name}, step {step}")
 
     def test_sequence_parallel(self):
         self.learns_the_same("sequence2_data2")
@@ -67,8 +105,14 @@ class Layouts(CommandTest):
             self.assertEqual(self.on_ranks(ranks, *sample, *layout), text, layout)
             found = json.loads(self.on_ranks(ranks, *score, *layout))
             self.assertAlmostEqual(found["loss"], loss, delta=1e-5 * loss, msg=layout)
-        found = json.loads(self.on_ranks(2, *score))  # replicas share the data
-        self.assertAlmostEqual(found["loss"], loss, delta=1e-5 * loss)
+        # Replicas share the data, or as much of it as is asked for.
+        part = [*score, "--batches", 2, "--micro", 3]
+        some = json.loads(self.trireme_stdout(*part))
+        self.assertEqual(some["tokens"], 6 * 32)
+        for arguments, expected in ((score, {"loss": loss}), (part, some)):
+            found = json.loads(self.on_ranks(2, *arguments))
+            self.assertAlmostEqual(found["loss"], expected["loss"], delta=1e-5 * loss)
+            self.assertEqual(found["tokens"], expected.get("tokens", found["tokens"]))
 
     def test_plan_shows_what_each_rank_would_do(self):
         config = self.make_config(model=MODEL, parallel={"pipeline": 2, "tensor": 2, "schedule": "zb-h1"})
@@ -83,8 +127,9 @@ class Layouts(CommandTest):
         out = self.train("traced", 4, parallel, steps=3, trace=True)
         config = self.folder / "traced.yaml"
         self.assertIn("measured: idle", self.trireme_stdout("plan", config, "-n", 4, "--run", out))
-        for ranks, changes in ((4, ["parallel.schedule=zb-v"]),  # other passes; tensor ranks for stages
-                               (4, ["parallel.tensor=1", "parallel.pipeline=4"])):
+        # Other passes; the same in another order; tensor ranks for stages; other stages; another model.
+        for ranks, changes in ((4, ["parallel.schedule=zb-v"]), (4, ["parallel.schedule=gpipe"]),
+                               (4, ["parallel.tensor=1", "parallel.pipeline=4"]), (4, ["parallel.stages=[1,3]"]), (4, ["model.width=96"])):
             overrides = [part for change in changes for part in ("--set", change)]
             text = self.trireme("plan", config, "-n", ranks, "--run", out, *overrides, status=2)
             self.assertIn("give the experiment file, -n and --set that the run had", text)
@@ -99,10 +144,15 @@ class Layouts(CommandTest):
             ({"tensor": 3}, 4, "parallel: tensor 3 does not divide 4 ranks; launch 3 or 6 ranks, or choose a size that divides 4"),
             ({"pipeline": 2, "schedule": "1f1"}, 2, "1f1b"),
             ({"pipeline": 2, "schedule": "zb-h1", "chunks": 2}, 2, "parallel.chunks"),
+            ({"pipeline": 2, "schedule": "none.csv"}, 2, "parallel.schedule: cannot open none.csv: No such file or directory; give a CSV file"),
         ]
         for parallel, ranks, expected in cases:
             config = self.make_config(model=MODEL, parallel={"tensor": 1, "pipeline": 1, "context": 1, "stages": [], "schedule": "1f1b", **parallel})
             self.assertIn(expected, self.trireme("plan", config, "-n", ranks, status=2), parallel)
+        config = self.make_config(model=MODEL)
+        self.assertIn("a rank of this layout needs about", self.trireme("plan", config, "-n", 2, "--memory", 0.001, status=2))
+        self.trireme("plan", config, "-n", 2, "--memory", 1)
+        self.assertIn("trace-00000.json", self.trireme("plan", config, "-n", 2, "--set", "parallel.pipeline=2", "--run", self.folder, status=2))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 // What a plan says of each rank's memory is what the rank then takes; what doesn't fit is refused with what would.
 #include <gmock/gmock.h>
 
+#include <sstream>
+
 #include "comm/local/local_world.h"
 #include "launcher/memory_check.h"
 #include "launcher/trainer.h"
@@ -108,12 +110,48 @@ TEST(MemoryCheckTest, NamesChangesWithWhichItFits) {
   const RunPlan plan = plan_run(c, 4, /*needs_data=*/false);
   const double needed = memory_needs(plan, 0).total();
   EXPECT_EQ(refusal(plan, needed), "fits");
-  const std::string half = refusal(plan, 0.5 * needed);
-  EXPECT_THAT(half, ::testing::AllOf(::testing::HasSubstr("any of these fits: "), ::testing::HasSubstr("parallel.tensor: 2"),
+  const std::string part = refusal(plan, 0.7 * needed);
+  EXPECT_THAT(part, ::testing::AllOf(::testing::HasSubstr("any of these fits: "), ::testing::HasSubstr("parallel.tensor: 2"),
                                      ::testing::HasSubstr("batch.micro: 4")));
   c.parallel.tensor = 2;
-  EXPECT_EQ(refusal(plan_run(c, 4, false), 0.5 * needed), "fits");
+  EXPECT_EQ(refusal(plan_run(c, 4, false), 0.7 * needed), "fits");
   EXPECT_THAT(refusal(plan, 1e3), ::testing::HasSubstr("no change of"));
+}
+
+TEST(MemoryCheckTest, WhatItNamesFitsByThePlansOwnNumbers) {
+  Config c = config("nowhere", {"", 1, {}});
+  c.model.vocab = 256;
+  c.batch.micro = 8, c.batch.global = 64;
+  const double needed = memory_needs(plan_run(c, 4, false), 0).total();
+  int singles = 0, pairs = 0;
+  for (double share = 0.02; share < 0.95; share += 0.03) {
+    const std::string text = refusal(plan_run(c, 4, false), share * needed);
+    const size_t begin = text.find("any of these fits: ");
+    if (begin == std::string::npos) continue;
+    std::istringstream ways(text.substr(begin + std::string("any of these fits: ").size()));
+    for (std::string way; std::getline(ways, way, ';');) {
+      Config with = c;
+      const auto apply = [&](std::string change) {
+        change.erase(0, change.find_first_not_of(' '));
+        const std::string value = change.substr(change.find(": ") + 2);
+        if (change.starts_with("batch.micro")) with.batch.micro = std::stoll(value);
+        if (change.starts_with("model.recompute")) with.model.recompute = value;
+        if (change.starts_with("parallel.sequence")) with.parallel.sequence = true;
+        if (change.starts_with("parallel.tensor")) with.parallel.tensor = std::stoll(value);
+        if (change.starts_with("parallel.pipeline")) with.parallel.pipeline = std::stoll(value);
+      };
+      const size_t second = way.find(" with ");
+      apply(way.substr(0, second));
+      if (second != std::string::npos) apply(way.substr(second + 6));
+      ++(second == std::string::npos ? singles : pairs);
+      const RunPlan plan = plan_run(with, 4, false);
+      double most = 0.0;
+      for (int64_t rank = 0; rank < plan.layout.mesh.size(Axis::pipeline); ++rank) most = std::max(most, memory_needs(plan, rank).total());
+      EXPECT_LE(most, share * needed) << way;
+    }
+  }
+  EXPECT_GT(singles, 3);
+  EXPECT_GT(pairs, 1);
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 ModelConfig model(int64_t layers = 6, int64_t heads = 4) {
   ModelConfig m;
@@ -51,11 +52,19 @@ TEST(ParallelPlanTest, RefusesTokensThatDoNotDivide) {
   EXPECT_THAT(refusal(model(), {.context = 2, .tensor = 4, .sequence = true}, 8, {1, 12, 4}),
               AllOf(HasSubstr("6 rows"), HasSubstr("set batch.micro to 2 or batch.sequence to 8")));
   EXPECT_EQ(refusal(model(), {.tensor = 4, .sequence = true}, 4, {2, 62, 4}), "not refused") << "rows of both samples";
+  // Numbers that are named work with the rest: the model's context, the ranks there are, the samples of a rank.
+  EXPECT_THAT(refusal(model(), {.context = 3}, 3, {2, 64, 4}), AllOf(HasSubstr("set batch.sequence to 60, or parallel.context to 1"),
+                                                                    Not(HasSubstr("66"))));
+  EXPECT_THAT(refusal(model(6, 3), {.tensor = 3, .sequence = true}, 3, {16, 64, 1}),
+              AllOf(HasSubstr("ranks; set batch.sequence to 63 or parallel.sequence to false"), Not(HasSubstr("micro to"))));
+  EXPECT_THAT(refusal(model(6, 3), {.tensor = 3, .sequence = true}, 3, {2, 64, 3}), HasSubstr("set batch.micro to 3"));
   EXPECT_EQ(refusal(model(), {.tensor = 4}, 4, {1, 62, 4}), "not refused");
 }
 
 TEST(ParallelPlanTest, RefusesMoreStagesThanUnitsAndStagesThatDoNotAddUp) {
   EXPECT_THAT(refusal(model(2), {.pipeline = 5, .schedule = "1f1b"}, 5), HasSubstr("5"));
+  EXPECT_THAT(refusal(model(1), {.pipeline = 2, .schedule = "zb-v"}, 2),
+              AllOf(HasSubstr("4 pipeline stages"), HasSubstr("1 to 3 stages work, or 2 layers for these"), HasSubstr("zb-v")));
   EXPECT_THAT(refusal(model(), {.pipeline = 2, .schedule = "1f1b", .stages = {3, 4}}, 2),
               AllOf(HasSubstr("7"), HasSubstr("6")));
   constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();

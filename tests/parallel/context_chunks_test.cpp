@@ -67,6 +67,11 @@ TEST(ContextChunksTest, SaysWhichNumbersWork) {
             "batch.sequence = 1000 does not divide into 2 * parallel.context = 6 chunks; set batch.sequence "
             "to 996 or "
             "1002, or parallel.context to 2 or 4");
+  const ContextLimits limits{1000, [](int64_t ranks) { return ranks % 2 == 1; }};
+  EXPECT_THAT(refusal_of([&] { check_context_chunks(1000, 3, limits); }),
+              HasSubstr("chunks; set batch.sequence to 996, or parallel.context to 1 or 5"));
+  EXPECT_THAT(refusal_of([&] { check_context_chunks(5, 3, {5, [](int64_t) { return false; }}); }),
+              HasSubstr("chunks; start another number of ranks"));
   EXPECT_THAT(refusal(8, 16), HasSubstr("set batch.sequence to 32, or parallel.context to 4"));
   EXPECT_THAT(refusal(7, 2), HasSubstr("set batch.sequence to 4 or 8, or parallel.context to 1"));
   EXPECT_THAT(refusal(8, 0), HasSubstr("parallel.context = 0 must be 1 or more"));

@@ -119,7 +119,10 @@ class ClockRank {
     for (auto& [stage, w] : weights_) w.w.grad_written = false;
     executor.run(ctx, {2}, DType::f32, forward(), &sink);
   }
-  void prepare() { executor.prepare(ctx, {2}, DType::f32, forward()); }
+  void prepare() {
+    executor.rehearse(ctx, {2}, DType::f32, forward());
+    executor.connect(ctx);
+  }
   Tensor run_forward() { return executor.run_forward(ctx, {2}, DType::f32, forward()); }
 
   Parameter& weight(int64_t stage) { return weights_.at(stage).w; }

@@ -162,7 +162,7 @@ TEST_F(ReadTraceTest, RefusesWhatIsNoPipelineTrace) {
   std::ofstream(path(0)) << R"({"traceEvents": [{"ph": "X", "name": "F0.0", "ts": 1, "dur": 3}]})";
   EXPECT_EQ(refusal(0), "accepted");
   EXPECT_THAT(refusal(1), HasSubstr("F0.0 is there 1 times"));
-  EXPECT_THROW(read_trace(std::vector{folder_ / "none.json"}, 0), IoError);
+  EXPECT_THROW(read_trace(std::vector{folder_ / "none.json"}, 0), ConfigError);
 }
 
 TEST(MedianTimesTest, SplitsWholeBackwardsAndTakesTheMiddle) {

@@ -19,6 +19,8 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Lt;
+using ::testing::SizeIs;
 
 template <class Call>
 std::string refusal(const Call& call) {
@@ -141,7 +143,9 @@ TEST_F(ScheduleCsvTest, NamesFileLineAndCell) {
   EXPECT_THAT(refusal_of("# nothing\n"), HasSubstr("no actions"));
   EXPECT_THAT(refusal_of("F0.0,B0.0\nF2.0,B2.0\n"), HasSubstr("stage 1 has no cells, but stage 2 has"));
   EXPECT_THAT(refusal_of("F0.0,B0.0\n,,\n"), HasSubstr("rank 1: has no stage"));
-  EXPECT_THROW(read_schedule("/nonexistent/schedule.csv"), IoError);
+  EXPECT_THAT(refusal_of("F0.0,\x1b[31m" + std::string(1000000, 'x') + "\n"),
+              AllOf(HasSubstr("cell 2: '?[31mxxx"), HasSubstr("xxx...' is no action"), SizeIs(Lt(500))));
+  EXPECT_THROW(read_schedule("/nonexistent/schedule.csv"), ConfigError);
 }
 
 TEST_F(ScheduleCsvTest, RefusesWhatCannotBeRun) {

@@ -1,13 +1,13 @@
 // The host backend: memory on huge pages, first touched by the threads that use it; work is done at once.
 #include <fmt/format.h>
 #include <omp.h>
-#include <unistd.h>
 #include <sys/mman.h>
 
 #include <cstring>
 
 #include "core/backend/cpu/kernels.h"
 #include "core/error.h"
+#include "core/host_memory.h"
 
 namespace trireme {
 namespace {
@@ -46,7 +46,7 @@ class CpuBackend : public Backend {
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<Stream>(); }
   std::unique_ptr<Event> make_event() override { return std::make_unique<Event>(); }
   int num_threads() const override { return num_threads_; }
-  size_t memory_bytes() const override { return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
+  size_t memory_bytes() const override { return host_memory_bytes(); }
 
  private:
   int num_threads_;
