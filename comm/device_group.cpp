@@ -24,11 +24,12 @@ bool is_on_host(const Tensor& t) { return t.device() == Device{}; }
 
 }  // namespace
 
-DeviceGroup::DeviceGroup(std::unique_ptr<Group> host, Backend& backend, std::unique_ptr<DeviceLink> link)
+DeviceGroup::DeviceGroup(std::unique_ptr<Group> host, Backend& backend, std::unique_ptr<DeviceLink> link, SharedCallMode mode)
     : Group(host->rank(), host->size(), host->name(), host->options()),
       host_(std::move(host)),
       backend_(backend),
-      engine_(std::make_shared<DeviceEngine>(*host_, std::move(link))) {}
+      engine_(std::make_shared<DeviceEngine>(*host_, std::move(link))),
+      mode_(std::move(mode)) {}
 
 DeviceGroup::~DeviceGroup() { engine_->close(); }
 
@@ -48,6 +49,9 @@ Work DeviceGroup::submit(DeviceCall call, std::string_view label, Stream* after)
     TRIREME_ASSERT(!t->defined() || t->device() == backend_.device(),
                    fmt::format("{} '{}': a tensor of {} in a group of {}", name_of(call.kind), label, to_string(t->device()),
                                to_string(backend_.device())));
+  const CallMode mode = mode_ ? mode_->load() : CallMode::normal;
+  if (mode == CallMode::rehearses) return {};
+  const bool is_message = call.kind == OpKind::send || call.kind == OpKind::recv;
   std::unique_ptr<Event> ready;
   if (after) {
     ready = backend_.make_event();
@@ -56,7 +60,9 @@ Work DeviceGroup::submit(DeviceCall call, std::string_view label, Stream* after)
   auto operation = make_operation(std::move(call), label, std::move(ready));
   operation->set_user(after);
   engine_->submit(operation);
-  return Work(std::move(operation));
+  Work work(std::move(operation));
+  if (mode == CallMode::waits && !is_message) work.wait();
+  return work;
 }
 
 Work DeviceGroup::do_all_reduce(const Tensor& t, ReduceOp op, std::string_view label, Stream* after) {

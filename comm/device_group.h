@@ -5,10 +5,23 @@
 // for each other. Device operations of several groups must be called in one order on all ranks, as those of one group.
 #pragma once
 
+#include <atomic>
+
 #include "comm/copy_order.h"
 #include "comm/device_engine.h"
 
 namespace trireme {
+
+/// What groups of device memory do with calls. On a device, work waits for peers; a host that loads code or looks for memory
+/// meanwhile may wait for all that is queued, and so may keep this rank's part of an operation from being queued: then all
+/// wait for ever. So what is run for the first time is rehearsed, and the first sums are waited for.
+/// https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#lazy-loading-concurrent-execution
+enum class CallMode : uint8_t {
+  normal,
+  waits,      // collectives are done when the call returns; messages as ever
+  rehearses,  // nothing is exchanged, and what should have come is undefined
+};
+using SharedCallMode = std::shared_ptr<const std::atomic<CallMode>>;  // null: normal
 
 struct DeviceGroupOptions {
   int nccl_ctas = 0;    // thread blocks that NCCL takes of the GPU for a communicator; 0: its own choice
@@ -17,6 +30,7 @@ struct DeviceGroupOptions {
   /// for 32 MiB of memory a group. They may overlap the group's next operations: what uses a result is called once its
   /// stream waits for that. Null: NCCL does them.
   std::shared_ptr<comm::CopyOrder> copy_engines{};
+  SharedCallMode mode{};
 };
 
 /// Whether each of these ranks has a GPU of its own that NCCL can connect. Groups whose ranks overlap should go one way:
@@ -46,8 +60,9 @@ class DeviceGroup : public Group {
   std::vector<int> silent_ranks() const override { return host_->silent_ranks(); }
 
  protected:
-  DeviceGroup(std::unique_ptr<Group> host, Backend& backend, std::unique_ptr<DeviceLink> link);
+  DeviceGroup(std::unique_ptr<Group> host, Backend& backend, std::unique_ptr<DeviceLink> link, SharedCallMode mode = {});
   Backend& backend() { return backend_; }
+  const SharedCallMode& mode() const { return mode_; }
   DeviceLink& link() { return engine_->link(); }
 
  private:
@@ -73,6 +88,7 @@ class DeviceGroup : public Group {
   std::unique_ptr<Group> host_;
   Backend& backend_;
   std::shared_ptr<DeviceEngine> engine_;
+  SharedCallMode mode_;
 };
 
 }  // namespace comm

@@ -140,12 +140,12 @@ void StagedLink::give_back(const Tensor& t) {
   lent_.erase(found);
 }
 
-StagedGroup::StagedGroup(std::unique_ptr<Group> host, std::unique_ptr<Group> exchange, Backend& backend)
-    : DeviceGroup(std::move(host), backend, std::make_unique<StagedLink>(std::move(exchange), backend)) {}
+StagedGroup::StagedGroup(std::unique_ptr<Group> host, std::unique_ptr<Group> exchange, Backend& backend, SharedCallMode mode)
+    : DeviceGroup(std::move(host), backend, std::make_unique<StagedLink>(std::move(exchange), backend), std::move(mode)) {}
 
-std::unique_ptr<StagedGroup> StagedGroup::make(std::unique_ptr<Group> host, Backend& backend) {
+std::unique_ptr<StagedGroup> StagedGroup::make(std::unique_ptr<Group> host, Backend& backend, SharedCallMode mode) {
   std::unique_ptr<Group> exchange = host->duplicate(host->name());
-  return std::unique_ptr<StagedGroup>(new StagedGroup(std::move(host), std::move(exchange), backend));
+  return std::unique_ptr<StagedGroup>(new StagedGroup(std::move(host), std::move(exchange), backend, std::move(mode)));
 }
 
 std::shared_ptr<DeviceOperation> StagedGroup::make_operation(DeviceCall call, std::string_view label,
@@ -154,6 +154,6 @@ std::shared_ptr<DeviceOperation> StagedGroup::make_operation(DeviceCall call, st
                                            std::move(after));
 }
 
-std::unique_ptr<Group> StagedGroup::make_like(std::unique_ptr<Group> host) { return make(std::move(host), backend()); }
+std::unique_ptr<Group> StagedGroup::make_like(std::unique_ptr<Group> host) { return make(std::move(host), backend(), mode()); }
 
 }  // namespace trireme::comm

@@ -43,10 +43,10 @@ class StagedLink final : public DeviceLink {
 class StagedGroup final : public DeviceGroup {
  public:
   /// Collective over `host`, which has two ranks or more. `backend` outlives the group.
-  static std::unique_ptr<StagedGroup> make(std::unique_ptr<Group> host, Backend& backend);
+  static std::unique_ptr<StagedGroup> make(std::unique_ptr<Group> host, Backend& backend, SharedCallMode mode = {});
 
  private:
-  StagedGroup(std::unique_ptr<Group> host, std::unique_ptr<Group> exchange, Backend& backend);
+  StagedGroup(std::unique_ptr<Group> host, std::unique_ptr<Group> exchange, Backend& backend, SharedCallMode mode);
   std::shared_ptr<DeviceOperation> make_operation(DeviceCall call, std::string_view label,
                                                   std::unique_ptr<Event> after) override;
   std::unique_ptr<Group> make_like(std::unique_ptr<Group> host) override;

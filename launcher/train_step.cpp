@@ -87,6 +87,7 @@ void TrainStep::sum_gradient_squares(Tensor& norms) {
 
 void TrainStep::update() {
   TraceScope scope(ctx_.tracer, Tracer::Lane::step, "update");
+  parts_.model.wait_in_calls(first_times_);
   Tensor norms = stats_.flat_view(sum_squares, {2});
   sum_gradient_squares(norms);
   const auto sum = [this] {
@@ -96,6 +97,7 @@ void TrainStep::update() {
   const Tensor& decision = parts_.guard.decide(ctx_, stats_.flat_view(0, {UpdateGuard::kStats}));
   parts_.optimizer.step(ctx_, parts_.shards, decision);
   parts_.reducer.publish();
+  parts_.model.wait_in_calls(false);
 }
 
 void TrainStep::compute() {
@@ -149,6 +151,8 @@ void TrainStep::launch(const Batch& batch, double lr, StepRequests requests) {
   put_inputs(batch, lr, requests);
   TRIREME_ASSERT(launched_ == 0 || batch.first_sample == first_sample_, "a rank's part of a batch moved");
   first_sample_ = batch.first_sample;
+  first_times_ = ctx_.backend->is_asynchronous() && launched_ + 1 < kFirstRecorded;
+  parts_.reducer.hold(first_times_);
   ++launched_;
   if (!replay()) compute();
   read_back(slot);

@@ -93,6 +93,8 @@ class TrainStep {
   int64_t first_sample_ = 0;  // of every batch of this rank
   bool record_;
   std::unique_ptr<Recording> recording_;
+  /// Kernels of the update may still be loaded, so its sums are waited for; and a recording begins when none is under way.
+  bool first_times_ = false;
 
   Tensor tokens_, targets_;  // i32 [samples, T of this rank]
   Tensor step_;              // i64 [1]

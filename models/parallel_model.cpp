@@ -44,7 +44,8 @@ Tensor settled(Context& ctx, const nn::Residual& stream) {
 
 ParallelModel::ParallelModel(const ModelConfig& config, const ParallelConfig& parallel, ParallelPlan plan,
                              Mesh& mesh, ModelUse use)
-    : plan_(std::move(plan)),
+    : mesh_(mesh),
+      plan_(std::move(plan)),
       model_(make_model(config, layout_of(parallel, mesh, use))),
       executor_(std::make_unique<PipelineExecutor>(plan_.schedule, mesh.group(Axis::pipeline))),
       pipeline_(mesh.group(Axis::pipeline)) {
@@ -188,12 +189,23 @@ StageForward ParallelModel::training_stage(const Context& outer, const std::func
   };
 }
 
+/// On a device that works on its own, where ranks exchange something (CallMode::rehearses): runs `body` without exchanges.
+template <class F>
+void ParallelModel::rehearse_once(bool& done, const Context& ctx, const F& body) {
+  if (std::exchange(done, true) || !ctx.backend->is_asynchronous() || mesh_.shape().ranks() == 1) return;
+  mesh_.set_call_mode(CallMode::rehearses);
+  body();
+  ctx.stream->synchronize();
+  mesh_.set_call_mode(CallMode::normal);
+}
+
 void ParallelModel::prepare(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of,
                             const Tensor& loss_sum) {
   for (Group* group : summing_groups()) group->barrier("connection").wait();
-  if (pipeline_.size() == 1) return;
-  if (ctx.backend->is_asynchronous())
+  rehearse_once(rehearsed_training_, ctx, [&] {
     executor_->rehearse(ctx, activation_shape(batch_of(0)), activation_dtype(), training_stage(ctx, batch_of, loss_sum));
+  });
+  if (Group* ring = model_->layout().context) connect_ring(ctx, *ring);
   executor_->connect(ctx);
 }
 
@@ -205,11 +217,14 @@ void ParallelModel::train(const Context& ctx, const std::function<MicroBatch(int
 }
 
 Tensor ParallelModel::loss(const Context& ctx, const MicroBatch& batch) {
-  const Tensor loss =
-      executor_->run_forward(ctx, activation_shape(batch), activation_dtype(),
-                             [&](Context& inner, int64_t stage, int64_t, const Tensor& received) {
-                               return run_stage(inner, stage, received, batch);
-                             });
+  const auto forward = [&] {
+    return executor_->run_forward(ctx, activation_shape(batch), activation_dtype(),
+                                  [&](Context& inner, int64_t stage, int64_t, const Tensor& received) {
+                                    return run_stage(inner, stage, received, batch);
+                                  });
+  };
+  rehearse_once(rehearsed_loss_, ctx, forward);
+  const Tensor loss = forward();
   return counts_loss() ? loss : Tensor();
 }
 
@@ -246,14 +261,20 @@ Tensor ParallelModel::next_logits(Context& outer, std::span<const int32_t> texts
     throw ConfigError(fmt::format("generation: {} tokens and {} new ones exceed the model's context of {}", cache.length, count,
                                   model_->config().context));
   const NewTokens text = new_tokens(outer, texts, num_texts, cache);
-  const auto forward = [&](Context& ctx, int64_t stage, int64_t, const Tensor& received) {
-    const UnitRange units = plan_.units_of(stage);
-    Activation out = model_->run_cached(ctx, units.begin, units.end,
-                                        {.stream = {received, {}}, .loss = {}, .logits = {}}, text, cache);
-    return stage + 1 == plan_.num_stages() ? out.logits : settled(ctx, out.stream);
-  };
   const Shape shape{text.tokens.numel(), model_->config().width};
-  Tensor logits = executor_->run_forward(outer, shape, activation_dtype(), forward);
+  const auto forward = [&](GenerationCache& into) {
+    return executor_->run_forward(outer, shape, activation_dtype(), [&](Context& ctx, int64_t stage, int64_t, const Tensor& received) {
+      const UnitRange units = plan_.units_of(stage);
+      Activation out = model_->run_cached(ctx, units.begin, units.end,
+                                          {.stream = {received, {}}, .loss = {}, .logits = {}}, text, into);
+      return stage + 1 == plan_.num_stages() ? out.logits : settled(ctx, out.stream);
+    });
+  };
+  rehearse_once(count > 1 ? rehearsed_prompt_ : rehearsed_token_, outer, [&] {
+    GenerationCache scratch = cache;  // what it writes to the memory that both have is written again
+    forward(scratch);
+  });
+  Tensor logits = forward(cache);
   cache.length += count;
   if (has_last_stage_ && text.chunks.ranks > 1)
     context->broadcast(logits, static_cast<int>(text.chunks.owner_of(count - 1)), "logits", outer.stream).wait(*outer.stream);

@@ -37,9 +37,8 @@ class ParallelModel {
   /// Tokens of each sample that are here.
   int64_t sequence_here(int64_t sequence) const { return sequence / model_->layout().context_size(); }
 
-  /// To be called before the first train(), with what that gets; collective over the mesh. Connects the ranks, and has the
-  /// stages of a pipeline rehearsed (see PipelineExecutor::prepare). What is in the gradients and the sum afterwards means
-  /// nothing.
+  /// To be called before the first train(), with what that gets; collective over the mesh. Connects the ranks; on GPUs they
+  /// rehearse before. What is in the gradients and the sum afterwards means nothing.
   void prepare(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of, const Tensor& loss_sum);
 
   /// Forward and backward of a step's micro-batches, which `batch_of(i)` gives, this rank's tokens of them.
@@ -47,6 +46,9 @@ class ParallelModel {
   /// micro-batch 0.
   void train(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of, const Tensor& loss_sum,
              GradientSink* sink);
+
+  /// Whether sums and gathers are done when a call of them returns.
+  void wait_in_calls(bool waits) { mesh_.set_call_mode(waits ? CallMode::waits : CallMode::normal); }
 
   /// The loss f32 [1] of one micro-batch, where counts_loss(); undefined elsewhere. Collective over the
   /// model's ranks.
@@ -71,9 +73,12 @@ class ParallelModel {
   bool can_halve(const MicroBatch& batch) const;
   Tensor run_halves(Context& ctx, int64_t stage, const Tensor& received, const MicroBatch& batch) const;
   NewTokens new_tokens(const Context& ctx, std::span<const int32_t> texts, int64_t num_texts, const GenerationCache& cache) const;
+  template <class F>
+  void rehearse_once(bool& done, const Context& ctx, const F& body);
   Shape activation_shape(const MicroBatch& batch) const;
   DType activation_dtype() const;
 
+  Mesh& mesh_;
   ParallelPlan plan_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<PipelineExecutor> executor_;
@@ -83,6 +88,7 @@ class ParallelModel {
   std::vector<int64_t> sharing_stages_;       // pipeline ranks that hold the same parameters
   std::unordered_map<Parameter*, int> uses_;  // stages here that use it
   std::unique_ptr<Group> batch_, batch_and_tensor_, batch_and_stages_, kv_sharers_;
+  bool rehearsed_training_ = false, rehearsed_loss_ = false, rehearsed_prompt_ = false, rehearsed_token_ = false;
 };
 
 }  // namespace trireme

@@ -41,7 +41,7 @@ void AllReduceReducer::grad_ready(Parameter& parameter) {
   TRIREME_ASSERT(waiting_for_[bucket->second] > 0,
                  parameter.name + "'s bucket was complete: set hooks for the last micro-batch alone");
   --waiting_for_[bucket->second];
-  if (overlap_) send_ready();
+  if (overlap_ && !held_) send_ready();
 }
 
 void AllReduceReducer::send_ready() {

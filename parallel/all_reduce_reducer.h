@@ -24,6 +24,7 @@ class AllReduceReducer : public Reducer {
   void begin_step() override;
   void grad_ready(Parameter& parameter) override;
   void abandon_step() override { finished_ = true; }
+  void hold(bool on) override { held_ = on; }
   void send_rest() override;
   void wait(size_t shard) override;
   std::span<Shard> shards() override { return shards_; }
@@ -42,7 +43,7 @@ class AllReduceReducer : public Reducer {
   Context ctx_;
   std::span<Bucket> buckets_;
   ReduceGroups groups_;
-  bool overlap_;
+  bool overlap_, held_ = false;
   std::vector<Shard> shards_, counted_;
   std::unordered_map<const Parameter*, size_t> bucket_of_;
   std::vector<size_t> waiting_for_;  // parameters that are not ready, by bucket

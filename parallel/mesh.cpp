@@ -127,7 +127,9 @@ Mesh::Mesh(const ParallelConfig& config, Group& world, Backend& backend, const D
     : Mesh(config, world) {
   if (backend.device() == Device{}) return;
   backend_ = &backend;
+  mode_ = std::make_shared<std::atomic<CallMode>>(CallMode::normal);
   options_ = options;
+  options_.mode = mode_;
   options_.staged = options.staged || !can_connect_gpus(world, backend);
   for (size_t axis = 0; axis < kNumAxes; ++axis) {
     const bool is_tensor = axis == static_cast<size_t>(Axis::tensor);

@@ -55,6 +55,10 @@ class Mesh {
   }
   /// Whether groups also take tensors of a device.
   bool is_on_device() const { return backend_; }
+  /// What all groups of device memory that this mesh has or made do with calls from here on (comm/device_group.h).
+  void set_call_mode(CallMode mode) {
+    if (mode_) *mode_ = mode;
+  }
   /// The same ranks, for host memory alone: what small vectors of numbers and names need.
   Group& host_group(Axis axis) { return *host_groups_[static_cast<size_t>(axis)]; }
   /// A new group of the ranks that differ from this one in `axes` alone, in the order of the world.
@@ -71,6 +75,7 @@ class Mesh {
 
   Group& world_;
   Backend* backend_ = nullptr;  // of a device; null: the host
+  std::shared_ptr<std::atomic<CallMode>> mode_;  // null: likewise
   DeviceGroupOptions options_;
   MeshShape shape_;
   std::array<int64_t, kNumAxes> coords_;

@@ -32,10 +32,9 @@ class PipelineExecutor {
   bool has_stage(int64_t stage) const { return rank_of(stage) == rank_; }
   int64_t num_stages() const { return static_cast<int64_t>(schedule_.rank_of_stage.size()); }
 
-  /// To be called before connect() on a device that works on its own: runs this rank's actions on zeros, which leaves
-  /// gradients behind. Sends and receives wait there for a peer, who may wait for this rank: were code loaded, memory found
-  /// or a connection made meanwhile, which may wait for all that runs on the device, nobody would go on.
-  /// https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#lazy-loading-concurrent-execution
+  /// To be called before connect() on a device that works on its own, whose groups are to rehearse too (CallMode): runs this
+  /// rank's actions, of one stage those of the first micro-batch, with zeros for what stages hand over. It leaves gradients
+  /// behind.
   void rehearse(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward);
   /// To be called before the first run(); collective. Connects the ranks that exchange something.
   void connect(const Context& ctx);
@@ -72,6 +71,7 @@ class PipelineExecutor {
     const StageForward& forward;
     GradientSink* sink;
     bool exchanges = true;  // else what others would send is zeros
+    bool first_alone = false;  // the first micro-batch
   };
 
   int rank_of(int64_t stage) const { return schedule_.rank_of_stage[static_cast<size_t>(stage)]; }

@@ -33,6 +33,8 @@ class Reducer : public ParameterHooks, public GradientSink {
   virtual void begin_step() = 0;
   /// As if begin_step() had not been called: the step is not gone on with, and nothing of it was sent.
   virtual void abandon_step() = 0;
+  /// Whether nothing is sent before send_rest(), from the next step on.
+  virtual void hold(bool on) = 0;
   /// Sends off what grad_ready() did not.
   virtual void send_rest() = 0;
   /// Then, of one shard after the other in their order: its gradients are summed for what follows.

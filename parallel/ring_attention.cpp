@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <array>
+
 #include "core/ops/attention_block.h"
 #include "core/ops/elementwise.h"
 
@@ -139,6 +141,15 @@ class RingAttentionOp : public Op {
 };
 
 }  // namespace
+
+void connect_ring(const Context& ctx, Group& ring) {
+  const int next = (ring.rank() + 1) % ring.size(), previous = (ring.rank() + ring.size() - 1) % ring.size();
+  const Tensor sent = ctx.zeros({1}, DType::u8, MemoryClass::workspace), received = ctx.zeros({1}, DType::u8, MemoryClass::workspace);
+  for (const int tag : {kKeysTag, kGradientsTag}) {
+    const std::array works{ring.send(sent, next, tag, "connection", ctx.stream), ring.recv(received, previous, tag, "connection", ctx.stream)};
+    for (const Work& work : works) work.wait();
+  }
+}
 
 Tensor ring_attention(Context& ctx, const Tensor& qkv, const AttentionShape& shape, Group& ring) {
   if (ring.size() == 1) return attention(ctx, qkv, shape);

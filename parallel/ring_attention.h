@@ -18,4 +18,7 @@ namespace trireme {
 /// CommError as Work::wait().
 Tensor ring_attention(Context& ctx, const Tensor& qkv, const AttentionShape& shape, Group& ring);
 
+/// A byte round the ring for each kind of message, so that none has to connect later. Collective; blocks.
+void connect_ring(const Context& ctx, Group& ring);
+
 }  // namespace trireme

@@ -149,7 +149,7 @@ class NcclOperation final : public DeviceOperation {
 
 NcclGroup::NcclGroup(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options,
                      std::unique_ptr<NcclLink> link)
-    : DeviceGroup(std::move(host), backend, std::move(link)),
+    : DeviceGroup(std::move(host), backend, std::move(link), options.mode),
       device_options_(options),
       nccl_link_(static_cast<NcclLink&>(DeviceGroup::link())) {}
 
@@ -185,7 +185,7 @@ bool have_own_gpus(Group& host, int device) {
 std::unique_ptr<Group> make_gpu_group(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options) {
   if (!options.staged && have_own_gpus(*host, backend.device().index)) return NcclGroup::make(std::move(host), backend, options);
   backend.add_note("tensors of GPUs go between ranks through host memory, which is slow: ranks share a GPU");
-  return StagedGroup::make(std::move(host), backend);
+  return StagedGroup::make(std::move(host), backend, options.mode);
 }
 
 }  // namespace trireme::comm

@@ -70,6 +70,34 @@ struct Rank {
   std::unique_ptr<Group> group;
 };
 
+TEST(StagedGroup, CallsMayWaitOrBeRehearsed) {
+  LocalWorld(2).run([](Group& world) {
+    ASSERT_EQ(world.size(), 2);
+    Rank rank(world);
+    const auto mode = std::make_shared<std::atomic<CallMode>>(CallMode::rehearses);
+    const auto group = comm::StagedGroup::make(world.duplicate("modes"), rank.device, mode);
+    const auto part = group->duplicate("part");  // has it too
+    const Tensor t = rank.ones(1000), other = rank.ones(1000);
+    if (world.rank() == 0) {  // a rehearsal needs no peer
+      for (Group* g : {group.get(), part.get()}) {
+        EXPECT_TRUE(g->all_reduce(t, ReduceOp::sum, "rehearsed", rank.stream.get()).done());
+        EXPECT_TRUE(g->recv(other, 1, 0, "rehearsed", rank.stream.get()).done());
+      }
+      EXPECT_THAT(rank.read(t), testing::Each(1.0f));
+    }
+    *mode = CallMode::waits;
+    EXPECT_TRUE(group->all_reduce(t, ReduceOp::sum, "waited for", rank.stream.get()).done());
+    // Messages don't: each rank sends before it receives, more than fits into a header.
+    const Work sent = group->send(t, 1 - world.rank(), 0, "message", rank.stream.get());
+    group->recv(other, 1 - world.rank(), 0, "message", rank.stream.get()).wait(*rank.stream);
+    EXPECT_THAT(rank.read(other), testing::Each(2.0f));
+    sent.wait();
+    *mode = CallMode::normal;
+    part->all_reduce(t, ReduceOp::sum, "as ever", rank.stream.get()).wait(*rank.stream);
+    EXPECT_THAT(rank.read(t), testing::Each(4.0f));
+  });
+}
+
 TEST(StagedGroup, StreamsWaitForResultsAndOperationsForStreams) {
   LocalWorld(3).run([](Group& world) {
     ASSERT_EQ(world.size(), 3);

@@ -230,7 +230,9 @@ TEST_P(PipelineExecutorTest, ARehearsalRunsEveryActionAndLeavesNothingBehind) {
     rehearsed.prepare();
     std::vector<Action> passes;
     for (const TimedAction& pass : rehearsed.clock.passes) passes.push_back(pass.action);
-    EXPECT_EQ(passes, schedule_.ranks[static_cast<size_t>(world.rank())]);
+    std::vector<Action> expected = schedule_.ranks[static_cast<size_t>(world.rank())];
+    if (schedule_.num_stages() == 1) std::erase_if(expected, [](const Action& a) { return a.micro_batch > 0; });
+    EXPECT_EQ(passes, expected);
     once.run();
     rehearsed.run();
     EXPECT_EQ(rehearsed.clock.passes, once.clock.passes);
