@@ -79,7 +79,7 @@ TEST(StagedGroup, CallsMayWaitOrBeRehearsed) {
     const auto part = group->duplicate("part");  // has it too
     const Tensor t = rank.ones(1000), other = rank.ones(1000);
     if (world.rank() == 0) {  // a rehearsal needs no peer
-      for (Group* g : {group.get(), part.get()}) {
+      for (Group* g : std::initializer_list<Group*>{group.get(), part.get()}) {
         EXPECT_TRUE(g->all_reduce(t, ReduceOp::sum, "rehearsed", rank.stream.get()).done());
         EXPECT_TRUE(g->recv(other, 1, 0, "rehearsed", rank.stream.get()).done());
       }
