@@ -51,7 +51,8 @@ Work DeviceGroup::submit(DeviceCall call, std::string_view label, Stream* after)
                                to_string(backend_.device())));
   const CallMode mode = mode_ ? mode_->load() : CallMode::normal;
   if (mode == CallMode::rehearses) return {};
-  const bool is_message = call.kind == OpKind::send || call.kind == OpKind::recv;
+  const bool waits = mode == CallMode::waits && call.kind != OpKind::send && call.kind != OpKind::recv;
+  if (waits) host().barrier(label).wait();
   std::unique_ptr<Event> ready;
   if (after) {
     ready = backend_.make_event();
@@ -61,7 +62,7 @@ Work DeviceGroup::submit(DeviceCall call, std::string_view label, Stream* after)
   operation->set_user(after);
   engine_->submit(operation);
   Work work(std::move(operation));
-  if (mode == CallMode::waits && !is_message) work.wait();
+  if (waits) work.wait();
   return work;
 }
 

@@ -13,12 +13,13 @@
 namespace trireme {
 
 /// What groups of device memory do with calls. On a device, work waits for peers; a host that loads code or looks for memory
-/// meanwhile may wait for all that is queued, and so may keep this rank's part of an operation from being queued: then all
-/// wait for ever. So what is run for the first time is rehearsed, and the first sums are waited for.
+/// meanwhile may wait for all that is queued, there and, where ranks are threads of one process, on their GPUs too. It keeps
+/// its part of an operation from being queued, and all wait for ever. So what is run for the first time is rehearsed, and at
+/// the first sums the ranks meet.
 /// https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#lazy-loading-concurrent-execution
 enum class CallMode : uint8_t {
   normal,
-  waits,      // collectives are done when the call returns; messages as ever
+  waits,      // collectives begin when all hosts are there, and are done when the call returns; messages as ever
   rehearses,  // nothing is exchanged, and what should have come is undefined
 };
 using SharedCallMode = std::shared_ptr<const std::atomic<CallMode>>;  // null: normal

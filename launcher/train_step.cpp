@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "core/ops/elementwise.h"
 #include "core/recorder.h"
@@ -132,6 +133,8 @@ void TrainStep::record() {
   ctx_.allocator->end_recording();
   if (!recording_) ctx_.allocator->forget_recording();
   record_ = recording_ != nullptr;
+  // The device has to find memory for it. The first time comes at the same step on all ranks, others need not.
+  if (!std::exchange(has_recorded_, true)) parts_.model.meet("recorded");
 }
 
 void TrainStep::read_back(Slot& slot) {

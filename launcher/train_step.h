@@ -91,7 +91,7 @@ class TrainStep {
   BatchGeometry geometry_;
   int64_t micro_batches_;
   int64_t first_sample_ = 0;  // of every batch of this rank
-  bool record_;
+  bool record_, has_recorded_ = false;
   std::unique_ptr<Recording> recording_;
   /// Kernels of the update may still be loaded, so its sums are waited for; and a recording begins when none is under way.
   bool first_times_ = false;

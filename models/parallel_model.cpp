@@ -197,6 +197,12 @@ void ParallelModel::rehearse_once(bool& done, const Context& ctx, const F& body)
   body();
   ctx.stream->synchronize();
   mesh_.set_call_mode(CallMode::normal);
+  meet("rehearsed");
+}
+
+/// The rows of one axis after those of the other: who comes out has heard, through others, of all ranks.
+void ParallelModel::meet(std::string_view label) const {
+  for (const Axis axis : mesh_.shape().order) mesh_.host_group(axis).barrier(label).wait();
 }
 
 void ParallelModel::prepare(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of,

@@ -47,6 +47,8 @@ class ParallelModel {
   void train(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of, const Tensor& loss_sum,
              GradientSink* sink);
 
+  /// The hosts of all ranks meet: nobody goes on before all have come.
+  void meet(std::string_view label) const;
   /// Whether sums and gathers are done when a call of them returns.
   void wait_in_calls(bool waits) { mesh_.set_call_mode(waits ? CallMode::waits : CallMode::normal); }
 

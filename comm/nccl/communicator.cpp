@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <exception>
+#include <mutex>
 #include <thread>
 
 #include "comm/monitor.h"
@@ -27,6 +28,14 @@ ncclConfig_t make_config(int ctas, bool blocking) {
 bool connects_at_once() {
   const char* value = std::getenv("NCCL_RUNTIME_CONNECT");
   return value && std::string_view(value) == "0";
+}
+
+/// Held while one is freed. Of ranks that are threads of one process, the last one to free a communicator frees all of them,
+/// and what they share with others; several at once were seen to end in a crash now and then (NCCL 2.28). None of the calls
+/// waits for a peer.
+std::mutex& freeing_mutex() {
+  static std::mutex mutex;
+  return mutex;
 }
 
 /// The stream belongs to the device that is current when it is made.
@@ -76,14 +85,19 @@ Communicator::~Communicator() {
 
 /// Operations are done. Where the end takes too long, it is forced.
 void Communicator::destroy(const Comms& comms) {
-  if (comms.split) ncclCommDestroy(comms.split);
+  if (comms.split) {
+    const std::lock_guard lock(freeing_mutex());
+    ncclCommDestroy(comms.split);
+  }
   const Clock::time_point deadline = Clock::now() + kReleasePatience;
   ncclResult_t state = ncclCommFinalize(comms.first);
   while (state == ncclInProgress && Clock::now() < deadline) {
     std::this_thread::sleep_for(kPause);
     if (const ncclResult_t asked = ncclCommGetAsyncError(comms.first, &state); asked != ncclSuccess) state = asked;
   }
-  state == ncclSuccess ? ncclCommDestroy(comms.first) : ncclCommAbort(comms.first);
+  if (state != ncclSuccess) return static_cast<void>(ncclCommAbort(comms.first));
+  const std::lock_guard lock(freeing_mutex());
+  ncclCommDestroy(comms.first);
 }
 
 /// Both look at the same mark that tells them to end.

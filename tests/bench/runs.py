@@ -43,14 +43,14 @@ def run(command, environment=None):
     return done.stdout
 
 
-def train(trireme, config, ranks, overrides, out, warm_steps):
+def train(trireme, config, ranks, overrides, out, warm_steps, environment=None):
     """One run, its first `warm_steps` not counted: {tokens_per_s, peak_gib (rank 0's), first_loss, step_ms (of each that
     counts), text}."""
     shutil.rmtree(out, ignore_errors=True)
     command = [trireme, "launch", config, "-n", ranks] if ranks > 1 else [trireme, "train", config]
     for override in [f"run.out={out}", "checkpoint.at_end=false", *overrides]:
         command += ["--set", override]
-    text = run(command)
+    text = run(command, environment)
     lines = [json.loads(line) for line in (pathlib.Path(out) / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "step_ms" in line]
     peak = re.search(r"peak memory ([\d.]+) (GiB|MiB)", text)
