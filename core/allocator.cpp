@@ -84,13 +84,20 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, MemoryClass memory_cl
     data = it->second;
     free_.erase(it);
   } else {
-    data = backend_.allocate(block_bytes);
+    // Without mutex_: it may wait for the device, and that for threads that give memory back.
+    const auto ask = [&] {
+      lock.unlock();
+      void* const got = backend_.allocate(block_bytes);
+      lock.lock();
+      return got;
+    };
+    data = ask();
     if (!data && !free_.empty()) {  // what is cached in other sizes may be what is missing
       const Blocks blocks = take_free_blocks();
       lock.unlock();
       release(blocks);
       lock.lock();
-      data = backend_.allocate(block_bytes);
+      data = ask();
     }
     if (!data)
       throw IoError(fmt::format("out of memory on {}: {} bytes more were asked for{}; what holds it now:\n{}{}",

@@ -85,9 +85,10 @@ std::vector<std::string> ways_with(const RunPlan& plan, const std::vector<Change
 std::vector<std::string> ways_out(const RunPlan& plan, double available_bytes) {
   const std::vector<Change> changes = possible_changes(plan);
   std::vector<std::string> ways = ways_with(plan, changes, nullptr, available_bytes);
-  for (const auto& [key, value] : {std::pair{"model.recompute", "full"}, {"batch.micro", "1"}}) {
+  for (const auto& saves_most : {std::pair<std::string, std::string>{"model.recompute", "full"}, {"batch.micro", "1"}}) {
     if (!ways.empty()) break;
-    const auto strongest = std::ranges::find_if(changes, [&](const Change& c) { return c.key == key && c.value == value; });
+    const auto strongest =
+        std::ranges::find_if(changes, [&](const Change& change) { return std::pair(change.key, change.value) == saves_most; });
     if (strongest != changes.end()) ways = ways_with(plan, changes, &*strongest, available_bytes);
   }
   return ways;

@@ -158,6 +158,7 @@ void TrainStep::launch(const Batch& batch, double lr, StepRequests requests) {
   parts_.reducer.hold(first_times_);
   ++launched_;
   if (!replay()) compute();
+  if (first_times_) parts_.model.meet("first steps");  // nobody begins another step while kernels may be loaded
   read_back(slot);
 }
 

@@ -93,7 +93,8 @@ class TrainStep {
   int64_t first_sample_ = 0;  // of every batch of this rank
   bool record_, has_recorded_ = false;
   std::unique_ptr<Recording> recording_;
-  /// Kernels of the update may still be loaded, so its sums are waited for; and a recording begins when none is under way.
+  /// Kernels of the update may still be loaded: its sums are waited for, and all ranks meet after it. A recording then
+  /// begins when no sum is under way.
   bool first_times_ = false;
 
   Tensor tokens_, targets_;  // i32 [samples, T of this rank]

@@ -29,6 +29,7 @@ template <class Device, class Kernel, class... Arguments>
 struct QueuedKernel<Device, Kernel, void(Context&, Arguments...)> {
   static void run(Context& ctx, Arguments... arguments) {
     auto& host = ctx.backend->state<Engine>();
+    Device::template load<Kernel>();
     Device::queue(*ctx.stream, [&host, held = std::tuple(unowned(arguments)...)]() mutable {
       Context host_ctx = host.context();
       std::apply([&](auto&... args) { host.backend().kernel<Kernel>()(host_ctx, args...); }, held);
@@ -54,6 +55,8 @@ void add_queued_kernels(Backend& device, std::unique_ptr<Backend> host) {
 }
 
 struct OnFakeDevice {
+  template <class Kernel>
+  static void load() {}
   static void queue(Stream& stream, std::function<void()> task) { static_cast<FakeStream&>(stream).queue(std::move(task)); }
 };
 
