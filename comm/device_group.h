@@ -1,5 +1,5 @@
 // DeviceGroup: a Group whose tensors lie in device memory; what make_device_group() makes for a device that works on its
-// own. Operations are queued: a call returns at once, Work::wait(stream) makes a stream wait, and Work::wait() the host.
+// own. Operations are queued: a call returns at once (but see CallMode), Work::wait(stream) makes a stream wait, and Work::wait() the host.
 //
 // Tensors of host memory go to a host group of the same ranks, so one group serves for both; the two kinds do not wait
 // for each other. Device operations of several groups must be called in one order on all ranks, as those of one group.
@@ -23,6 +23,22 @@ enum class CallMode : uint8_t {
   rehearses,  // nothing is exchanged, and what should have come is undefined
 };
 using SharedCallMode = std::shared_ptr<const std::atomic<CallMode>>;  // null: normal
+
+/// Another mode for its lifetime, then `normal` again.
+class CallModeScope {
+ public:
+  CallModeScope(std::shared_ptr<std::atomic<CallMode>> shared, CallMode mode) : shared_(std::move(shared)) {
+    if (shared_) *shared_ = mode;
+  }
+  ~CallModeScope() {
+    if (shared_) *shared_ = CallMode::normal;
+  }
+  CallModeScope(const CallModeScope&) = delete;
+  CallModeScope& operator=(const CallModeScope&) = delete;
+
+ private:
+  std::shared_ptr<std::atomic<CallMode>> shared_;
+};
 
 struct DeviceGroupOptions {
   int nccl_ctas = 0;    // thread blocks that NCCL takes of the GPU for a communicator; 0: its own choice

@@ -99,10 +99,13 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, MemoryClass memory_cl
       lock.lock();
       data = ask();
     }
-    if (!data)
+    if (!data) {
+      const MemoryStats stats = stats_;
+      lock.unlock();  // the device is asked again
       throw IoError(fmt::format("out of memory on {}: {} bytes more were asked for{}; what holds it now:\n{}{}",
-                                to_string(backend_.device()), bytes, describe_device(backend_, stats_), to_string(stats_),
+                                to_string(backend_.device()), bytes, describe_device(backend_, stats), to_string(stats),
                                 kWhatNeedsLess));
+    }
     stats_.reserved_bytes += block_bytes;
     ++stats_.device_allocations;
   }

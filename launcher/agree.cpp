@@ -19,6 +19,12 @@ std::string share_text(std::string text, int root, Group& group, const std::stri
   return text;
 }
 
+std::vector<std::string> gather_texts(const std::string& text, Group& group, const std::string& label) {
+  std::vector<std::string> texts;
+  for (int rank = 0; rank < group.size(); ++rank) texts.push_back(share_text(text, rank, group, label));
+  return texts;
+}
+
 void tell_error(const std::string& message) { fmt::print(stderr, "trireme: error: {}\n", message); }
 
 void refuse_together(const std::string& problem, Group& world, const std::string& label) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "comm/world.h"
 
@@ -17,6 +18,9 @@ void tell_error(const std::string& message);
 
 /// Rank `root`'s text on all ranks. Collective.
 std::string share_text(std::string text, int root, Group& group, const std::string& label);
+
+/// Each rank's text, on all ranks. Collective.
+std::vector<std::string> gather_texts(const std::string& text, Group& group, const std::string& label);
 
 /// Nothing when no rank has a `problem` (""); else rank 0 tells that of the first one that has any, and then all throw it as
 /// AlreadyTold. A single rank throws a ConfigError. Collective.

@@ -25,10 +25,14 @@ constexpr size_t kFields = sizeof(RankPlace) / sizeof(int64_t);
 
 /// What keeps the ranks from a GPU each; nothing when they have them. `share`: threads of one process may have the same.
 std::optional<std::string> obstacle(std::span<const RankPlace> places, bool share) {
-  for (size_t rank = 0; rank < places.size(); ++rank)
+  for (size_t rank = 0; rank < places.size(); ++rank) {
+    if (places[rank].num_gpus < 0)
+      return fmt::format("{} has no CUDA: build Trireme where nvcc is found (docs/gpu.md)",
+                         places.size() == 1 ? "this build" : fmt::format("the build of rank {}", rank));
     if (places[rank].num_gpus == 0)
       return fmt::format("rank {} sees no NVIDIA GPU (nvidia-smi lists those that the driver sees, CUDA_VISIBLE_DEVICES hides some)",
                          rank);
+  }
   std::map<std::pair<int64_t, int64_t>, std::set<int64_t>> users;  // (machine, GPU) -> processes, or ranks
   for (size_t rank = 0; rank < places.size(); ++rank) {
     const RankPlace& place = places[rank];
@@ -43,15 +47,8 @@ std::optional<std::string> obstacle(std::span<const RankPlace> places, bool shar
   return std::nullopt;
 }
 
-/// Of a build that can use no GPU. The driver's device file tells it that there is one.
-Device without_cuda(std::string_view wanted, Group& world) {
-  constexpr std::string_view kReason = "this build has no CUDA: build Trireme where nvcc is found (docs/gpu.md)";
-  agree(world, "devices chosen", [&] {
-    if (wanted == "cuda") throw ConfigError(fmt::format("run.device: cuda, but {}; or set run.device to cpu", kReason));
-  });
-  if (world.rank() == 0 && std::filesystem::exists("/dev/nvidia0")) fmt::print("note: run.device: auto is the CPU here: {}\n", kReason);
-  return {};
-}
+/// The driver's device file tells a build without CUDA that there is a GPU.
+int64_t without_cuda() { return std::filesystem::exists("/dev/nvidia0") ? RankPlace::kUnusedGpus : RankPlace::kNoCuda; }
 
 }  // namespace
 
@@ -62,16 +59,18 @@ DeviceChoice plan_device(std::string_view wanted, std::span<const RankPlace> pla
   const auto reason = obstacle(places, /*share=*/wanted == "cuda");
   if (!reason) return {{DeviceKind::cuda, index}, ""};
   if (wanted == "cuda") throw ConfigError(fmt::format("run.device: cuda, but {}; or set run.device to cpu", *reason));
-  const bool some = std::ranges::any_of(places, [](const RankPlace& place) { return place.num_gpus > 0; });
+  const bool some = std::ranges::any_of(places, [](const RankPlace& place) {
+    return place.num_gpus > 0 || place.num_gpus == RankPlace::kUnusedGpus;
+  });
   return {Device{}, some ? fmt::format("note: run.device: auto is the CPU here: {}", *reason) : ""};
 }
 
 Device choose_device(const std::string& wanted, Group& world) {
   if (wanted == "cpu") return {};
-  if (!built_with_cuda()) return without_cuda(wanted, world);
   const int num_gpus = num_cuda_devices();
   const int index = gpu_index(find_local_ranks(world).rank, num_gpus);
-  const RankPlace mine{machine_id(), getpid(), num_gpus, num_gpus > 0 ? fingerprint(cuda_device_address(index)) : 0};
+  const RankPlace mine{machine_id(), getpid(), built_with_cuda() ? num_gpus : without_cuda(),
+                       num_gpus > 0 ? fingerprint(cuda_device_address(index)) : 0};
   auto values = std::bit_cast<std::array<int64_t, kFields>>(mine);
   std::vector<RankPlace> places(static_cast<size_t>(world.size()));
   const std::span all(reinterpret_cast<int64_t*>(places.data()), places.size() * kFields);

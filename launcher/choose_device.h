@@ -13,15 +13,18 @@ namespace trireme {
 
 /// What is to be known of a rank.
 struct RankPlace {
+  static constexpr int64_t kNoCuda = -1;      // a build without
+  static constexpr int64_t kUnusedGpus = -2;  // the same, on a machine that has some
+
   int64_t machine = 0;   // a number for it
   int64_t process = 0;   // on that machine
-  int64_t num_gpus = 0;  // that it sees
+  int64_t num_gpus = 0;  // that it sees, or one of the above
   int64_t gpu = 0;       // a number for the one that it would take, on that machine
 };
 
 struct DeviceChoice {
   Device device;
-  std::string note;  // why it is not a GPU though there are some; else empty
+  std::string note;  // why it is not a GPU though some rank sees some; else empty
 };
 
 /// The index of the GPU that the `local_rank`-th rank of a machine takes, of `num_gpus` that it sees: its own where

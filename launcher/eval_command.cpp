@@ -12,6 +12,7 @@
 #include "launcher/data_info.h"
 #include "launcher/evaluator.h"
 #include "launcher/loaded_model.h"
+#include "launcher/notes.h"
 #include "launcher/option_check.h"
 
 namespace trireme {
@@ -69,6 +70,7 @@ void eval(const EvalOptions& options, Group& world) {
   const auto evaluator = agree(
       world, "data read", [&] { return std::make_unique<Evaluator>(data, geometry, options.batches * options.micro, info.token_bytes); });
   const Evaluation result = evaluator->run(loaded.context(), *loaded.model, world);
+  print_notes(loaded.engine->backend(), world);
   if (world.rank() != 0) return;
   options.json ? print_json(loaded.checkpoint, result) : print_text(result);
 }

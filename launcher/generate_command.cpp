@@ -9,6 +9,7 @@
 #include "launcher/agree.h"
 #include "launcher/commands.h"
 #include "launcher/loaded_model.h"
+#include "launcher/notes.h"
 #include "launcher/option_check.h"
 #include "launcher/sampling.h"
 
@@ -57,6 +58,7 @@ void generate_text(GenerateOptions options, Group& world) {
   if (prints) std::fwrite(options.prompt.data(), 1, options.prompt.size(), stdout);
   generate(ctx, *loaded.model, prompt, options.sampling, print);
   if (prints) std::fputc('\n', stdout);
+  print_notes(loaded.engine->backend(), world);
 }
 
 }  // namespace

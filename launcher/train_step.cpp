@@ -88,7 +88,7 @@ void TrainStep::sum_gradient_squares(Tensor& norms) {
 
 void TrainStep::update() {
   TraceScope scope(ctx_.tracer, Tracer::Lane::step, "update");
-  parts_.model.wait_in_calls(first_times_);
+  const CallModeScope scope_of_calls = parts_.model.calls_wait(first_times_);
   Tensor norms = stats_.flat_view(sum_squares, {2});
   sum_gradient_squares(norms);
   const auto sum = [this] {
@@ -98,7 +98,6 @@ void TrainStep::update() {
   const Tensor& decision = parts_.guard.decide(ctx_, stats_.flat_view(0, {UpdateGuard::kStats}));
   parts_.optimizer.step(ctx_, parts_.shards, decision);
   parts_.reducer.publish();
-  parts_.model.wait_in_calls(false);
 }
 
 void TrainStep::compute() {

@@ -63,6 +63,7 @@ Trainer::Trainer(RunPlan plan, Group& world, SignalRequests* signals)
       signals_(signals),
       tracer_(std::make_unique<Tracer>(world.rank(), fmt::format("rank {}", world.rank()))),
       engine_(make_backend(config_, world)),
+      notes_(engine_.backend()),
       ctx_(engine_.context()),
       mesh_(config_.parallel, with_options(world, config_.run, tracer_.get()), engine_.backend(),
             {.nccl_ctas = static_cast<int>(config_.sync.nccl_ctas),
@@ -256,14 +257,14 @@ StepMetrics Trainer::collect() {
   m.step_ms = result.seconds * 1e3;
   m.tokens_per_s = static_cast<double>(tokens) / result.seconds;
   if (report_) report_->step(m, engine_.allocator().stats().peak_total_bytes);
-  report_notes();
+  report_notes(result.step == first_step_ + TrainStep::kFirstRecorded - 1);  // what may fail on one rank was tried
   return m;
 }
 
-/// What the device has to say, once each.
-void Trainer::report_notes() {
-  if (!report_) return;
-  for (const std::string& note : engine_.backend().take_notes()) report_->note("note: " + note);
+/// What the device has to say, or that of any rank; this is collective.
+void Trainer::report_notes(bool of_all) {
+  if (!of_all && !report_) return;
+  for (const std::string& line : of_all ? notes_.take_of_all(world_) : notes_.take()) report_->note(line);
 }
 
 StepMetrics Trainer::step() {
@@ -380,6 +381,7 @@ void Trainer::run() {
     save_now_ = false;
   }
   control_trace();
+  report_notes(/*of_all=*/true);
   if (report_) report_->note(fmt::format("peak memory {}", describe_peak(engine_.allocator().stats())));
   if (stop_ && report_)
     report_->note(fmt::format("stopped by a signal after step {}; the same command goes on from there", progress_.step));

@@ -12,6 +12,7 @@
 #include "launcher/checkpoint_request.h"
 #include "launcher/config.h"
 #include "launcher/evaluator.h"
+#include "launcher/notes.h"
 #include "launcher/run_plan.h"
 #include "launcher/run_report.h"
 #include "launcher/signals.h"
@@ -62,7 +63,7 @@ class Trainer {
   Batch next_batch();
   void launch();          // queues the next step
   StepMetrics collect();  // waits for the oldest that is queued, and reports it
-  void report_notes();
+  void report_notes(bool of_all);
   void evaluate();
   struct Window {
     int64_t first, last;  // steps
@@ -79,6 +80,7 @@ class Trainer {
   std::unique_ptr<Tracer> tracer_;  // before what may add to it
   std::unique_ptr<DeviceProfiler> profiler_;  // null where the host does the work itself
   Engine engine_;
+  Notes notes_;
   Context ctx_;
   Mesh mesh_;
   std::unique_ptr<Group> stats_group_;  // of all ranks

@@ -192,17 +192,23 @@ StageForward ParallelModel::training_stage(const Context& outer, const std::func
 /// On a device that works on its own, where ranks exchange something (CallMode::rehearses): runs `body` without exchanges.
 template <class F>
 void ParallelModel::rehearse_once(bool& done, const Context& ctx, const F& body) {
-  if (std::exchange(done, true) || !ctx.backend->is_asynchronous() || mesh_.shape().ranks() == 1) return;
-  mesh_.set_call_mode(CallMode::rehearses);
-  body();
-  ctx.stream->synchronize();
-  mesh_.set_call_mode(CallMode::normal);
-  meet("rehearsed");
+  if (done || !ctx.backend->is_asynchronous() || mesh_.shape().ranks() == 1) return;
+  {
+    const CallModeScope scope = mesh_.call_mode(CallMode::rehearses);
+    body();
+    ctx.stream->synchronize();
+  }
+  done = true;
+  meet("rehearsed", /*replicas=*/false);  // these may be about other texts
 }
 
-/// The rows of one axis after those of the other: who comes out has heard, through others, of all ranks.
-void ParallelModel::meet(std::string_view label) const {
-  for (const Axis axis : mesh_.shape().order) mesh_.host_group(axis).barrier(label).wait();
+void ParallelModel::meet(std::string_view label) const { meet(label, /*replicas=*/true); }
+
+/// The rows of one axis after those of the other: who comes out has heard, through others, of all ranks. All groups of the
+/// axes are for that, so no other is made.
+void ParallelModel::meet(std::string_view label, bool replicas) const {
+  for (const Axis axis : mesh_.shape().order)
+    if (replicas || axis != Axis::data) mesh_.host_group(axis).barrier(label).wait();
 }
 
 void ParallelModel::prepare(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of,
@@ -276,7 +282,7 @@ Tensor ParallelModel::next_logits(Context& outer, std::span<const int32_t> texts
       return stage + 1 == plan_.num_stages() ? out.logits : settled(ctx, out.stream);
     });
   };
-  rehearse_once(count > 1 ? rehearsed_prompt_ : rehearsed_token_, outer, [&] {
+  rehearse_once(cache.length == 0 ? rehearsed_prompt_ : rehearsed_token_, outer, [&] {
     GenerationCache scratch = cache;  // what it writes to the memory that both have is written again
     forward(scratch);
   });

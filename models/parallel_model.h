@@ -37,8 +37,8 @@ class ParallelModel {
   /// Tokens of each sample that are here.
   int64_t sequence_here(int64_t sequence) const { return sequence / model_->layout().context_size(); }
 
-  /// To be called before the first train(), with what that gets; collective over the mesh. Connects the ranks; on GPUs they
-  /// rehearse before. What is in the gradients and the sum afterwards means nothing.
+  /// To be called before the first train(), with what that gets; collective over the mesh. Connects the ranks, who on GPUs
+  /// rehearse in between. What is in the gradients and the sum afterwards means nothing.
   void prepare(const Context& ctx, const std::function<MicroBatch(int64_t)>& batch_of, const Tensor& loss_sum);
 
   /// Forward and backward of a step's micro-batches, which `batch_of(i)` gives, this rank's tokens of them.
@@ -49,8 +49,8 @@ class ParallelModel {
 
   /// The hosts of all ranks meet: nobody goes on before all have come.
   void meet(std::string_view label) const;
-  /// Whether sums and gathers are done when a call of them returns.
-  void wait_in_calls(bool waits) { mesh_.set_call_mode(waits ? CallMode::waits : CallMode::normal); }
+  /// Whether sums and gathers are done when a call of them returns, for the lifetime of what comes back.
+  [[nodiscard]] CallModeScope calls_wait(bool wait) { return mesh_.call_mode(wait ? CallMode::waits : CallMode::normal); }
 
   /// The loss f32 [1] of one micro-batch, where counts_loss(); undefined elsewhere. Collective over the
   /// model's ranks.
@@ -75,6 +75,7 @@ class ParallelModel {
   bool can_halve(const MicroBatch& batch) const;
   Tensor run_halves(Context& ctx, int64_t stage, const Tensor& received, const MicroBatch& batch) const;
   NewTokens new_tokens(const Context& ctx, std::span<const int32_t> texts, int64_t num_texts, const GenerationCache& cache) const;
+  void meet(std::string_view label, bool replicas) const;
   template <class F>
   void rehearse_once(bool& done, const Context& ctx, const F& body);
   Shape activation_shape(const MicroBatch& batch) const;

@@ -55,10 +55,9 @@ class Mesh {
   }
   /// Whether groups also take tensors of a device.
   bool is_on_device() const { return backend_; }
-  /// What all groups of device memory that this mesh has or made do with calls from here on (comm/device_group.h).
-  void set_call_mode(CallMode mode) {
-    if (mode_) *mode_ = mode;
-  }
+  /// What all groups of device memory that this mesh has or made do with calls (comm/device_group.h), for the lifetime of
+  /// what comes back.
+  [[nodiscard]] CallModeScope call_mode(CallMode mode) { return CallModeScope(mode_, mode); }
   /// The same ranks, for host memory alone: what small vectors of numbers and names need.
   Group& host_group(Axis axis) { return *host_groups_[static_cast<size_t>(axis)]; }
   /// A new group of the ranks that differ from this one in `axes` alone, in the order of the world.

@@ -158,8 +158,8 @@ void PipelineExecutor::rehearse(const Context& outer, const Shape& shape, DType 
                                 const StageForward& forward) {
   Context ctx = outer;
   ctx.tracer = nullptr;  // no part of a step
-  run_actions({ctx, shape, dtype, forward, nullptr, /*exchanges=*/false, /*first_alone=*/num_stages() == 1});
-  ctx.stream->synchronize();
+  run_actions({ctx, shape, dtype, forward, nullptr, /*exchanges=*/false,
+               /*num_micro_batches=*/num_stages() == 1 ? kUnlikeMicroBatches : kAllMicroBatches});
 }
 
 void PipelineExecutor::run(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward,
@@ -178,7 +178,7 @@ void PipelineExecutor::run_actions(const Step& step) {
   for (done_ = 0; done_ < mine.size(); ++done_) {
     if (step.exchanges) post_receives(step);
     const Action& action = mine[done_];
-    if (step.first_alone && action.micro_batch > 0) continue;
+    if (action.micro_batch >= step.num_micro_batches) continue;
     if (action.is_forward())
       run_forward_action(action, step);
     else

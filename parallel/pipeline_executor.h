@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -33,8 +34,8 @@ class PipelineExecutor {
   int64_t num_stages() const { return static_cast<int64_t>(schedule_.rank_of_stage.size()); }
 
   /// To be called before connect() on a device that works on its own, whose groups are to rehearse too (CallMode): runs this
-  /// rank's actions, of one stage those of the first micro-batch, with zeros for what stages hand over. It leaves gradients
-  /// behind.
+  /// rank's actions, of one stage those of the first two micro-batches, with zeros for what stages hand over. It leaves
+  /// gradients behind.
   void rehearse(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward);
   /// To be called before the first run(); collective. Connects the ranks that exchange something.
   void connect(const Context& ctx);
@@ -50,6 +51,9 @@ class PipelineExecutor {
   Tensor run_forward(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward);
 
  private:
+  static constexpr int64_t kAllMicroBatches = std::numeric_limits<int64_t>::max();
+  static constexpr int64_t kUnlikeMicroBatches = 2;  // the first overwrites gradients, the second and all others add to them
+
   /// What one stage hands to a neighbour, in the order in which it is made.
   struct Channel {
     int peer = 0;  // the rank at the other end; this one where both stages are here
@@ -71,7 +75,7 @@ class PipelineExecutor {
     const StageForward& forward;
     GradientSink* sink;
     bool exchanges = true;  // else what others would send is zeros
-    bool first_alone = false;  // the first micro-batch
+    int64_t num_micro_batches = kAllMicroBatches;
   };
 
   int rank_of(int64_t stage) const { return schedule_.rank_of_stage[static_cast<size_t>(stage)]; }

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "tests/comm/copy_ranks.h"
+#include "tests/sanitized.h"
 
 namespace trireme::comm {
 namespace {
@@ -16,6 +17,8 @@ constexpr std::array<CopyCall, 6> kCalls{{{OpKind::all_reduce, 30'000},
                                           {OpKind::all_reduce, 8000},
                                           {OpKind::all_gather, 3000}}};
 
+constexpr uint32_t kSeeds = unless_sanitized(10, 3);
+
 /// Of a piece of an all-reduce: three tells, a sum, puts and fetches, and four times all peers.
 constexpr size_t largest_piece(int size) { return 4 + 6 * (static_cast<size_t>(size) - 1); }
 
@@ -23,7 +26,7 @@ class CopyQueueTest : public ::testing::TestWithParam<int> {};
 
 TEST_P(CopyQueueTest, IsNeverFarAheadOfTheDevice) {
   const int size = GetParam();
-  for (uint32_t seed = 1; seed <= 10; ++seed)
+  for (uint32_t seed = 1; seed <= kSeeds; ++seed)
     for (const size_t lanes : {1, 2, 3})
       for (const size_t max_ahead : {1, 30}) {  // a piece at a time; one or more of them
         CopyRanks ranks({.size = size, .lanes = lanes, .max_ahead = max_ahead, .seed = seed}, kCalls);
@@ -46,7 +49,7 @@ TEST_P(CopyQueueTest, GroupsOfADeviceDoNotWaitForEachOther) {
   std::vector<CopyCall> calls;
   for (size_t i = 0; i < 24; ++i) calls.push_back({i % 4 == 2 ? OpKind::all_gather : OpKind::all_reduce, 1500 + 100 * i, i % 3 % 2});
   int num_waiting = 0;
-  for (uint32_t seed = 1; seed <= 10; ++seed)
+  for (uint32_t seed = 1; seed <= kSeeds; ++seed)
     for (const bool ordered : {true, false}) {
       CopyRanks ranks({.size = GetParam(), .max_ahead = 30, .groups = 2, .ordered = ordered, .seed = seed}, calls);
       const bool over = ranks.run();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/context.h"
+#include "core/error.h"
 #include "tests/cuda/gpu.h"
 
 namespace trireme {
@@ -44,6 +45,14 @@ TEST_F(CopyCuda, WithinTheDeviceWhateverTheAlignment) {
         std::memcpy(wanted.data() + target, values.data() + begin, count);
         ASSERT_EQ(read(to), wanted) << count << " bytes from " << begin << " to " << target;
       }
+}
+
+TEST_F(CopyCuda, AfterACallThatFailed) {
+  EXPECT_THROW(ctx_.backend->end_recording(*ctx_.stream), IoError) << "none was begun";
+  const std::vector<uint8_t> values{1, 2, 3};
+  const Tensor from = ctx_.from_host<uint8_t>(values, {3}), to = ctx_.zeros({3}, DType::u8);
+  ctx_.backend->copy(to.raw(), from.raw(), 3, *ctx_.stream);
+  EXPECT_EQ(read(to), values);
 }
 
 TEST_F(CopyCuda, OfMoreThanAGridAtOnce) {

@@ -10,12 +10,13 @@
 #include "launcher/trainer.h"
 #include "tests/cuda/gpu.h"
 #include "tests/launcher/final_weights.h"
+#include "tests/sanitized.h"
 #include "tests/temporary_folder.h"
 #include "tests/launcher/token_file.h"
 
 namespace trireme {
 
-inline constexpr int kSteps = 20;
+inline constexpr int kSteps = unless_sanitized(10, 5);
 
 struct Layout {
   const char* name;

@@ -50,7 +50,10 @@ struct OnFakeGpu {
   static void load() {
     fake::load(typeid(Kernel));
   }
-  static void queue(Stream& stream, std::function<void()> task) { fake::queue(cuda::raw_stream(stream), std::move(task)); }
+  static void queue(Stream& stream, std::function<void()> task) {
+    fake::queue(cuda::raw_stream(stream), std::move(task));
+    cuda::check_launch("a kernel");
+  }
 };
 
 class FakeEvent final : public Event {
@@ -93,7 +96,9 @@ class FakeBackend final : public Backend {
   void* allocate(size_t bytes) override {
     cudaSetDevice(index_);
     void* data = nullptr;
-    return cudaMalloc(&data, bytes) == cudaSuccess ? data : nullptr;
+    if (cudaMalloc(&data, bytes) == cudaSuccess) return data;
+    cudaGetLastError();
+    return nullptr;
   }
   void deallocate(void* data, size_t) override {
     cudaSetDevice(index_);
@@ -117,7 +122,8 @@ class FakeBackend final : public Backend {
   }
   std::unique_ptr<Recording> end_recording(Stream& stream) override {
     fake::set_recording(cuda::raw_stream(stream), false);
-    throw IoError("cudaGraphInstantiate: out of memory");
+    cuda::check(fake::failed(cudaErrorMemoryAllocation), "cudaGraphInstantiate");
+    return nullptr;
   }
   void fill_zero(void* data, size_t bytes, Stream& stream) override {
     fake::queue(cuda::raw_stream(stream), [=] { std::memset(data, 0, bytes); });
@@ -152,11 +158,6 @@ double measure_peak_flops(Context&, DType, double) { return 1e12; }
 std::filesystem::path default_peak_cache() { return {}; }
 
 namespace cuda {
-
-void check(cudaError_t status, std::string_view what) {
-  if (status != cudaSuccess) throw IoError(fmt::format("{}: {}", what, cudaGetErrorString(status)));
-}
-void check_launch(std::string_view kernel) { check(cudaPeekAtLastError(), kernel); }
 
 CudaStream::CudaStream(int device, StreamPriority) : device_(device) {
   check(cudaStreamCreateWithPriority(&stream_, 0, 0), "cudaStreamCreateWithPriority");

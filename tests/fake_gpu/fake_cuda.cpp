@@ -14,6 +14,7 @@
 #include <new>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "tests/comm/memory_ranges.h"
 #include "tests/fake_gpu/fake_gpu.h"
@@ -138,9 +139,11 @@ void release(void* data) {
 }
 
 thread_local int current_device = 0;
+thread_local cudaError_t last_error = cudaSuccess;
 
 }  // namespace
 
+cudaError_t failed(cudaError_t error) { return last_error = error; }
 void load(std::type_index kernel) {
   static auto& mutex = *new std::mutex;
   static auto& loaded = *new std::set<std::pair<int, std::type_index>>;
@@ -209,13 +212,14 @@ CUresult write_value(CUstream stream, CUdeviceptr address, cuuint32_t value, uns
 using namespace trireme::fake;
 
 cudaError_t cudaSetDevice(int device) {
-  if (device < 0 || device >= kNumGpus) return cudaErrorInvalidDevice;
+  if (device < 0 || device >= kNumGpus) return failed(cudaErrorInvalidDevice);
   current_device = device;
   return cudaSuccess;
 }
-cudaError_t cudaGetLastError() { return cudaSuccess; }
-cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
+cudaError_t cudaPeekAtLastError() { return last_error; }
 const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "an error of a fake GPU"; }
+const char* cudaGetErrorName(cudaError_t error) { return error == cudaSuccess ? "cudaSuccess" : "cudaError"; }
 
 cudaError_t cudaDeviceGetPCIBusId(char* address, int length, int device) {
   const std::string text = fmt::format("fake:{:02}", device);
@@ -233,12 +237,12 @@ cudaError_t cudaDeviceGetP2PAttribute(int* value, cudaDeviceP2PAttr, int, int) {
 }
 cudaError_t cudaDeviceEnablePeerAccess(int, unsigned) { return cudaSuccess; }
 cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t*, void*) { return cudaSuccess; }
-cudaError_t cudaIpcOpenMemHandle(void**, cudaIpcMemHandle_t, unsigned) { return cudaErrorInvalidValue; }
+cudaError_t cudaIpcOpenMemHandle(void**, cudaIpcMemHandle_t, unsigned) { return failed(cudaErrorInvalidValue); }
 cudaError_t cudaIpcCloseMemHandle(void*) { return cudaSuccess; }
 
 cudaError_t cudaMalloc(void** data, size_t bytes) {
   *data = ::operator new(bytes, std::align_val_t{256}, std::nothrow);
-  if (!*data) return cudaErrorMemoryAllocation;
+  if (!*data) return failed(cudaErrorMemoryAllocation);
   memory().add(*data, bytes);
   return cudaSuccess;
 }

@@ -3,8 +3,8 @@
 //
 // They are as awkward as GPUs may be: a stream begins what it was given a little later, and holds up who gives it more
 // than it takes; copies of a device run in the order in which they were queued, whatever the stream; who frees memory
-// waits for the device, and who runs a kernel for the first time waits for all devices of the process. One process
-// cannot reach another's memory.
+// waits for the device, and who runs a kernel for the first time waits for all devices of the process; an error stays
+// the thread's last one until somebody takes it. One process cannot reach another's memory.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -19,6 +19,8 @@ inline constexpr int kNumGpus = 4;
 inline constexpr size_t kMaxQueued = 1000;  // commands of a stream; one more blocks the caller
 
 void queue(cudaStream_t stream, std::function<void()> task);
+/// `error`, which the calling thread's last one is from now on, as after a call that failed.
+cudaError_t failed(cudaError_t error);
 /// A kernel that the current device has not run before has to be loaded, and that waits for all devices of the process.
 void load(std::type_index kernel);
 /// By a copy engine: in the order in which all of the device are queued.

@@ -66,6 +66,16 @@ TEST(ChooseDevice, WithoutGpusAutoIsTheCpuSilently) {
   EXPECT_THAT(plan_device("auto", one_without, 0).note, HasSubstr("rank 1 sees no NVIDIA GPU"));
 }
 
+TEST(ChooseDevice, ABuildWithoutCudaIsNamed) {
+  EXPECT_THAT(plan_device("auto", machine_of(2, RankPlace::kNoCuda), 0).note, IsEmpty());
+  EXPECT_THAT(plan_device("auto", machine_of(1, RankPlace::kUnusedGpus), 0).note,
+              AllOf(HasSubstr("auto is the CPU"), HasSubstr("this build has no CUDA")));
+  auto one_without = machine_of(2, 2);
+  one_without[1].num_gpus = RankPlace::kNoCuda;
+  EXPECT_THAT(plan_device("auto", one_without, 0).note, HasSubstr("the build of rank 1 has no CUDA"));
+  EXPECT_THAT(refusal(one_without), HasSubstr("docs/gpu.md"));
+}
+
 TEST(ChooseDevice, ThreadsOfOneProcessShareAGpuWhenAskedTo) {
   const auto places = machine_of(3, 1, /*threads=*/true);
   EXPECT_EQ(plan_device("cuda", places, 0).device, (Device{DeviceKind::cuda, 0}));

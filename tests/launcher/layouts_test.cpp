@@ -13,6 +13,7 @@
 #include "launcher/trainer.h"
 #include "tests/launcher/token_file.h"
 #include "tests/launcher/final_weights.h"
+#include "tests/sanitized.h"
 
 namespace trireme {
 namespace {
@@ -41,7 +42,7 @@ ModelConfig uneven_model(const std::string& kind) {
   return m;
 }
 
-constexpr int kSteps = 20;
+constexpr int kSteps = unless_sanitized(20, 5);
 
 class LayoutTest : public ::testing::TestWithParam<Layout> {
  protected:

@@ -231,7 +231,7 @@ TEST_P(PipelineExecutorTest, ARehearsalRunsEveryActionAndLeavesNothingBehind) {
     std::vector<Action> passes;
     for (const TimedAction& pass : rehearsed.clock.passes) passes.push_back(pass.action);
     std::vector<Action> expected = schedule_.ranks[static_cast<size_t>(world.rank())];
-    if (schedule_.num_stages() == 1) std::erase_if(expected, [](const Action& a) { return a.micro_batch > 0; });
+    if (schedule_.num_stages() == 1) std::erase_if(expected, [](const Action& a) { return a.micro_batch > 1; });
     EXPECT_EQ(passes, expected);
     once.run();
     rehearsed.run();

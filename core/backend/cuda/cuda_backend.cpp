@@ -3,7 +3,9 @@
 
 #include <array>
 #include <cstring>
+#include <memory>
 #include <mutex>
+#include <type_traits>
 #include <vector>
 
 #include "core/backend/cuda/check.h"
@@ -14,14 +16,6 @@
 
 namespace trireme {
 namespace cuda {
-
-void check(cudaError_t status, std::string_view what) {
-  if (status == cudaSuccess) [[likely]]
-    return;
-  throw IoError(fmt::format("{}: {} ({})", what, cudaGetErrorString(status), cudaGetErrorName(status)));
-}
-
-void check_launch(std::string_view kernel) { check(cudaPeekAtLastError(), kernel); }
 
 namespace {
 
@@ -96,16 +90,18 @@ class Staging {
 class CudaRecording : public Recording {
  public:
   explicit CudaRecording(cudaGraph_t graph) : graph_(graph) {
-    check(cudaGraphInstantiate(&executable_, graph_, 0), "cudaGraphInstantiate");
+    check(cudaGraphInstantiate(&executable_, graph, 0), "cudaGraphInstantiate");
   }
   ~CudaRecording() override {
     if (executable_) cudaGraphExecDestroy(executable_);
-    cudaGraphDestroy(graph_);
   }
   void replay(Stream& stream) override { check(cudaGraphLaunch(executable_, raw_stream(stream)), "cudaGraphLaunch"); }
 
  private:
-  cudaGraph_t graph_;
+  struct DestroyGraph {
+    void operator()(cudaGraph_t graph) const { cudaGraphDestroy(graph); }
+  };
+  std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, DestroyGraph> graph_;
   cudaGraphExec_t executable_ = nullptr;
 };
 
