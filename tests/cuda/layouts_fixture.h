@@ -16,7 +16,11 @@
 
 namespace trireme {
 
+#ifdef TRIREME_FAKE_GPUS  // threads of the host, tests/fake_gpu
 inline constexpr int kSteps = unless_sanitized(10, 5);
+#else
+inline constexpr int kSteps = 20;
+#endif
 
 struct Layout {
   const char* name;
