@@ -13,6 +13,7 @@ namespace {
 
 constexpr auto kIdlePeriod = std::chrono::milliseconds(100);  // how often an idle rank looks for news
 constexpr auto kPollPeriod = std::chrono::milliseconds(2);    // how often a busy one does
+constexpr auto kStandstill = std::chrono::seconds(1);         // between looks at operations, of which there are thousands a second
 constexpr auto kTellPatience = std::chrono::seconds(1);
 
 }  // namespace
@@ -24,6 +25,7 @@ CommEngine::CommEngine(std::unique_ptr<Transport> transport)
       monitor_(std::make_unique<Monitor>(*transport_)),
       next_poll_(Clock::now()),
       last_moved_(Clock::now()),
+      last_pass_(last_moved_),
       thread_([this] { run_thread(); }) {}
 
 CommEngine::~CommEngine() {
@@ -137,8 +139,17 @@ void CommEngine::run_thread() {
   }
 }
 
+/// Time in which this process stood still (it was stopped, or its machine slept) is none that peers took.
+void CommEngine::forgive_standstill(Clock::time_point now) {
+  const Clock::duration gap = now - std::exchange(last_pass_, now);
+  if (gap < kStandstill) return;
+  for (const auto& [key, queue] : queues_)
+    if (queue.front()->started_) queue.front()->start_time_ += std::min(gap, now - queue.front()->start_time_);
+}
+
 bool CommEngine::progress() {
   const Clock::time_point now = Clock::now();
+  forgive_standstill(now);
   try {
     if (now >= next_poll_) poll_monitor(now);
   } catch (const std::exception& e) {

@@ -72,6 +72,7 @@ class CommEngine {
   void take_abandoned();
 
   // The driver's.
+  void forgive_standstill(Clock::time_point now);
   bool progress();
   void poll_monitor(Clock::time_point now);
   void take_losses(const std::vector<int>& ranks, Clock::time_point now);
@@ -110,7 +111,8 @@ class CommEngine {
   std::unique_ptr<Monitor> monitor_;
   Activity activity_;
   Clock::time_point next_poll_;
-  Clock::time_point last_moved_;  // ... to here
+  Clock::time_point last_moved_;
+  Clock::time_point last_pass_;  // ... to here
 
   bool closed_ = false;
   std::thread thread_;

@@ -82,7 +82,7 @@ void describe(V& v, ParallelConfig& c) {
   v.field("schedule", c.schedule,
           "of the pipeline: `gpipe`, `1f1b`, `interleaved`, `zb-h1`, `zb-v`, or the path of a CSV file (see docs/pipeline.md)",
           any());
-  v.field("chunks", c.chunks, "stages of each pipeline rank; `auto`: 2 for `interleaved` and `zb-v`, else 1", auto_or_at_least(1));
+  v.field("chunks", c.chunks, "stages of each pipeline rank; `auto`: 2 for `interleaved` and `zb-v`, what a file has, else 1", auto_or_at_least(1));
   v.field("stages", c.stages, "blocks of each stage, such as [7, 8, 8, 7]; empty: stages of about equal cost", at_least(0));
 }
 

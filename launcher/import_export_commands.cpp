@@ -31,7 +31,7 @@ void import_model(const ImportOptions& options) {
   const ModelConfig c = import_hf_gpt2(options.folder, options.out, options.vocab);
   fmt::print("{}: {} layers, {} heads, width {}, context {}, vocabulary {} in {} rows\n", options.out,
              c.layers, c.heads, c.width, c.context, c.true_vocab, c.vocab);
-  fmt::print("train from it:  trireme train CONFIG --set checkpoint.init_from={}\n", options.out);
+  fmt::print("train from it:  trireme train CONFIG --set checkpoint.init_from={} --set model.vocab={}\n", options.out, c.vocab);
 }
 
 void export_model(const ExportOptions& options) {

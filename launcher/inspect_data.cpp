@@ -13,6 +13,7 @@
 #include "launcher/config.h"
 #include "launcher/data_info.h"
 #include "launcher/inspect.h"
+#include "launcher/run_plan.h"
 #include "models/model.h"
 #include "models/presets.h"
 
@@ -116,7 +117,7 @@ json inspect_config(const fs::path& yaml_file) {
               {"tokens", config.batch.global * sequence * config.run.steps}};
   // The model's size is known once its vocabulary is: from the file, or from the data's tokenizer.
   try {
-    if (config.model.vocab == 0) config.model.vocab = padded_vocab(read_data_info(config.data).vocab);
+    take_vocab(config.model, read_data_info(config.data));
   } catch (const ConfigError& error) {
     result["problem"] = error.what();  // data that is not there yet, for one; the config can be shown all the same
   }

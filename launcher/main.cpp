@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -72,7 +73,8 @@ int run(int argc, char** argv) {
     return e.get_exit_code();
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
-    return report(kWrongUse, fmt::format("{}; see `trireme --help`", e.what()));
+    const auto command = app.get_subcommands();
+    return report(kWrongUse, fmt::format("{}; see `trireme {}--help`", e.what(), command.empty() ? "" : command[0]->get_name() + " "));
   } catch (const trireme::AlreadyTold&) {
     return kWrongUse;
   } catch (const trireme::ConfigError& e) {
@@ -97,6 +99,7 @@ void set_environment_defaults() {
 
 int main(int argc, char** argv) {
   set_environment_defaults();
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that gets larger than it may: the write says so
   trireme::report_crashes(argv[0]);
   return run(argc, argv);
 }

@@ -96,9 +96,9 @@ std::vector<std::string> ways_out(const RunPlan& plan, double available_bytes) {
 
 }  // namespace
 
-void check_memory(const RunPlan& plan, double available_bytes) {
+void check_memory(const RunPlan& plan, double available_bytes, bool tries) {
   const MemoryNeeds needs = largest_needs(plan);
-  if (fits(needs, available_bytes, kSureShare)) return;
+  if (fits(needs, available_bytes, tries ? kSureShare : 1.0)) return;
   const std::vector<std::string> ways = ways_out(plan, available_bytes);
   throw ConfigError(fmt::format(
       "a rank of this layout needs about {} GiB (parameters {}, gradients {}, optimizer {}, activations {}) and has {}; {}",

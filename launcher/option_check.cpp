@@ -17,4 +17,13 @@ CLI::Validator at_least_option(int64_t least) {
   return {problem_of, ""};
 }
 
+CLI::Validator above_zero_option() {
+  const auto problem_of = [](const std::string& text) -> std::string {
+    double value = 0.0;
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+    return parsed.ec == std::errc() && value > 0.0 ? "" : fmt::format("wanted a number above 0, got {}", text);
+  };
+  return {problem_of, ""};
+}
+
 }  // namespace trireme

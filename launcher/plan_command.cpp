@@ -109,7 +109,7 @@ void plan(const PlanOptions& options) {
              options.ranks, options.ranks == 1 ? "" : "s", options.ranks == 1 ? "" : ": " + mesh.describe(), c.batch.global,
              c.batch.sequence, run.batch.micro_batches, run.batch.micro_batches == 1 ? "" : "es",
              c.batch.micro, layout_table(run));
-  if (options.memory_gib > 0) check_memory(run, options.memory_gib * 0x1p30);
+  if (options.memory_gib > 0) check_memory(run, options.memory_gib * 0x1p30, /*tries=*/false);
   if (options.schedule || !options.svg.empty() || !options.run.empty()) print_schedule(run, options);
 }
 
@@ -132,10 +132,10 @@ void add_plan_command(CLI::App& app) {
       "--run", options->run,
       "A run's folder: compares with what its traces measured (run.trace: true), and draws that too");
   command->add_option("--memory", options->memory_gib, "GiB that each rank has: a layout that needs more is refused, with what would fit")
-      ->check(CLI::PositiveNumber);
+      ->check(above_zero_option());
   command->footer(
       "Memory is an estimate of what parameters, gradients, optimizer and activations take.\n"
-      "Example:\n  trireme plan configs/gpt2-1558m.yaml -n 8 --set parallel.pipeline=4 --set "
+      "Example:\n  trireme plan configs/gpt2-1558m-8gpu.yaml -n 8 --set parallel.pipeline=4 --set "
       "parallel.schedule=zb-h1 --schedule --svg plan.svg");
   command->callback([options] { plan(*options); });
 }

@@ -47,14 +47,7 @@ void resolve(RunPlan& plan) {
   check_master(config.precision);
   ModelConfig& model = config.model;
   const DataInfo& info = plan.data;
-  if (info.vocab > 0) {
-    if (model.vocab == 0) model.vocab = padded_vocab(info.vocab);
-    if (model.true_vocab == 0) model.true_vocab = info.vocab;
-    if (info.vocab > model.vocab)
-      throw ConfigError(fmt::format(
-          "model.vocab = {} is less than the {} tokens of the data's tokenizer {}; leave it out, or set {}",
-          model.vocab, info.vocab, info.tokenizer, padded_vocab(info.vocab)));
-  }
+  if (info.vocab > 0) take_vocab(model, info);
   model = resolve_model(model);
   if (config.batch.sequence == 0) config.batch.sequence = model.context;
   if (config.batch.sequence > model.context)
@@ -67,7 +60,15 @@ void resolve(RunPlan& plan) {
 
 std::string in_gib(double bytes) {
   const double value = bytes / 0x1p30;
-  return value < 0.0995 ? fmt::format("{:.3f}", value) : fmt::format("{:.1f}", value);
+  return fmt::format("{:.{}f}", value, value < 0.0995 ? 3 : value < 9.995 ? 2 : 1);
+}
+
+void take_vocab(ModelConfig& model, const DataInfo& data) {
+  if (model.vocab == 0) model.vocab = padded_vocab(data.vocab);
+  if (data.vocab > model.vocab)
+    throw ConfigError(fmt::format("model.vocab = {} is less than the {} tokens of the data's tokenizer {}; leave it out, or set {}",
+                                  model.vocab, data.vocab, data.tokenizer, padded_vocab(data.vocab)));
+  if (model.true_vocab == 0) model.true_vocab = data.vocab;
 }
 
 RunPlan plan_run(Config config, int64_t ranks, bool needs_data) {

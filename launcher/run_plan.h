@@ -39,4 +39,7 @@ std::string layout_table(const RunPlan& plan, const std::vector<RankHome>& homes
 /// "11.8", of bytes in GiB.
 std::string in_gib(double bytes);
 
+/// Fills in the vocabulary that the model leaves open, by the data's. ConfigError when that is larger.
+void take_vocab(ModelConfig& model, const DataInfo& data);
+
 }  // namespace trireme

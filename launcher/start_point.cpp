@@ -29,6 +29,18 @@ fs::path choose_resume_point(const Config& config, const CheckpointCheck& check)
   return choose_resume(out, log, check).value_or(fs::path());
 }
 
+/// Those of run.out are set aside when a run begins anew there.
+fs::path choose_weights(const Config& config, const CheckpointCheck& check) {
+  if (config.checkpoint.init_from.empty()) return {};
+  const fs::path found = resolve_checkpoint(config.checkpoint.init_from, log, check);
+  std::error_code error;
+  if (fs::equivalent(fs::absolute(found).lexically_normal().parent_path(), config.run.out, error))
+    throw ConfigError(fmt::format("checkpoint.init_from = {}: lies in run.out, where a run that begins anew sets checkpoints aside; "
+                                  "choose another run.out",
+                                  config.checkpoint.init_from));
+  return found;
+}
+
 }  // namespace
 
 StartPoint choose_start(const Config& config, Group& world) {
@@ -38,10 +50,8 @@ StartPoint choose_start(const Config& config, Group& world) {
   const auto choose = [&] {
     const CheckpointCheck check = [&](const fs::path& checkpoint) { return shared.problem_of(checkpoint); };
     resume = choose_resume_point(config, check).string();
-    if (resume.empty() && !config.checkpoint.init_from.empty())
-      init_from = resolve_checkpoint(config.checkpoint.init_from, log, check).string();
+    if (resume.empty()) init_from = choose_weights(config, check).string();
     const int64_t step = resume.empty() ? 0 : CheckpointReader(resume).step();
-    set_aside_newer(config.run.out, step, log);
     if (step >= config.run.steps)
       log(fmt::format("nothing is left to train: {} is at step {} of {}; raise run.steps to go on", resume, step, config.run.steps));
   };
@@ -61,6 +71,11 @@ StartPoint choose_start(const Config& config, Group& world) {
   if (const std::string path = share_text(resume, 0, world, label); !path.empty()) start.resume = path;
   if (const std::string path = share_text(init_from, 0, world, label); !path.empty()) start.init_from = path;
   return start;
+}
+
+void leave_later_course(const Config& config, int64_t step, Group& world) {
+  if (world.rank() == 0) set_aside_newer(config.run.out, step, log);
+  world.barrier("later checkpoints set aside").wait();
 }
 
 void check_same_model(const CheckpointReader& reader, const ModelConfig& config) {

@@ -85,16 +85,24 @@ void read_halves(CheckpointReader& reader, Context& ctx, const std::string& name
   ctx.stream->synchronize();
 }
 
+[[noreturn]] void refuse_other_optimizer(const CheckpointReader& reader, const std::string& why) {
+  throw ConfigError(fmt::format("{}: {}: it was made with another optimizer; make the optim section say the same, or "
+                                "start a new run from its weights (another run.out, and this as checkpoint.init_from)",
+                                reader.folder().string(), why));
+}
+
 /// Reads optimizer state by its name in the checkpoint.
 void read_state(CheckpointReader& reader, Context& ctx, const std::string& name, const Slice& slice, const Tensor& to) {
-  if (!reader.has(name))
-    throw ConfigError(fmt::format("{}: holds no {}: it was made with another optimizer; make the optim section say the same, or "
-                                  "start a new run from its weights (another run.out, and this as checkpoint.init_from)",
-                                  reader.folder().string(), name));
+  if (!reader.has(name)) refuse_other_optimizer(reader, "holds no " + name);
   read_into(reader, ctx, name, slice, to);
 }
 
 }  // namespace
+
+void check_same_optimizer(const CheckpointReader& reader, const TrainProgress& progress, const OptimConfig& config) {
+  if (!progress.optimizer.empty() && progress.optimizer != config.kind)
+    refuse_other_optimizer(reader, fmt::format("optim.kind = {} there, {} here", progress.optimizer, config.kind));
+}
 
 void save_state(CheckpointWriter& writer, Context& ctx, std::span<const Shard> shards, const OptimizerState& optimizer,
                 WriteShare share) {
@@ -169,7 +177,8 @@ void save_progress(CheckpointWriter& writer, const TrainProgress& p) {
                                  {"skipped", p.skipped},
                                  {"seed", p.seed},
                                  {"global_batch", p.global_batch},
-                                 {"sequence", p.sequence}});
+                                 {"sequence", p.sequence},
+                                 {"optimizer", p.optimizer}});
 }
 
 TrainProgress load_progress(const CheckpointReader& reader) {
@@ -182,6 +191,7 @@ TrainProgress load_progress(const CheckpointReader& reader) {
     json.at("seed").get_to(p.seed);
     json.at("global_batch").get_to(p.global_batch);
     json.at("sequence").get_to(p.sequence);
+    p.optimizer = json.value("optimizer", "");
   } catch (const nlohmann::json::exception& e) {
     throw ConfigError(reader.folder().string() + ": section trainer: " + e.what());
   }

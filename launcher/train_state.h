@@ -8,6 +8,7 @@
 
 #include "core/checkpoint/checkpoint.h"
 #include "core/nn/buckets.h"
+#include "optim/optim_config.h"
 #include "optim/optimizer.h"
 
 namespace trireme {
@@ -20,6 +21,7 @@ struct TrainProgress {
   int64_t seed = 0;
   int64_t global_batch = 0;
   int64_t sequence = 0;
+  std::string optimizer;  // optim.kind; "" in checkpoints of other makers
 };
 
 /// This rank's share of writing. Of what `count` ranks hold alike, each writes one of as many equal ranges, this one
@@ -38,6 +40,9 @@ void save_state(CheckpointWriter& writer, Context& ctx, std::span<const Shard> s
 
 /// Reads `parameters` whole from the checkpoint. ConfigError when one is missing or has another shape.
 void load_weights(CheckpointReader& reader, Context& ctx, std::span<Parameter* const> parameters);
+
+/// ConfigError when the checkpoint's optimizer is known and is not that of `config`.
+void check_same_optimizer(const CheckpointReader& reader, const TrainProgress& progress, const OptimConfig& config);
 
 /// Reads what save_state wrote into the live state, of whatever layout it is now. ConfigError when it was another
 /// optimizer's.

@@ -143,6 +143,7 @@ void Trainer::resume(const std::filesystem::path& checkpoint) {
   CheckpointReader reader(checkpoint);
   check_same_model(reader, config_.model);
   progress_ = load_progress(reader);
+  check_same_optimizer(reader, progress_, config_.optim);
   load_weights(reader, ctx_, model_->parameters());
   optimizer_->attach(ctx_, shards_);
   load_state(reader, ctx_, shards_, resumable_state(&reader));
@@ -170,12 +171,13 @@ void Trainer::take_first_state(const StartPoint& from) {
 void Trainer::start() {
   const StartPoint from = choose_start(config_, world_);
   {
-    const ScopedTimeout patience(world_, config_.checkpoint.timeout_s * 1000);  // with the others' disks
+    const ScopedTimeout of_reading(world_, config_.checkpoint.timeout_s * 1000);  // patience with the others' disks
     agree(world_, "checkpoint read", [&] { take_first_state(from); });
   }
   progress_.seed = config_.run.seed;
   progress_.global_batch = config_.batch.global;
   progress_.sequence = config_.batch.sequence;
+  progress_.optimizer = config_.optim.kind;
   launched_ = progress_.step;
   first_step_ = launched_ + 1;
   agree(world_, "data read", [&] {
@@ -183,6 +185,8 @@ void Trainer::start() {
                                        LoaderOptions{config_.data.shuffle, static_cast<uint64_t>(config_.run.seed),
                                                      config_.data.prefetch, first_step_});
   });
+  const ScopedTimeout patience(world_, config_.checkpoint.timeout_s * 1000);
+  leave_later_course(config_, progress_.step, world_);
 }
 
 void Trainer::start_reports() {
@@ -201,6 +205,8 @@ void Trainer::start_reports() {
   keep_tokenizer();
   report_ = std::make_unique<RunReport>(config_.run, progress_.step, model().flops_per_token(geometry_.sequence), peak[0]);
   if (!layout_.empty()) report_->note(layout_);
+  if (const int64_t first = config_.run.profile.steps[0]; first > config_.run.steps)
+    report_->note(fmt::format("note: nothing is profiled: run.profile.steps begins with {}, run.steps is {}", first, config_.run.steps));
   const std::string model_name = engine_.backend().model_name();
   report_->note(fmt::format("{}: {} parameters, {} of {}{}, batch {} x {} tokens in {} a rank", config_.model.kind,
                             model().num_parameters(), counted(world_.size(), "rank"), counted(engine_.backend().num_threads(), "thread"),
@@ -249,16 +255,25 @@ StepMetrics Trainer::collect() {
   m.lr = learning_rate(config_.optim, result.step, config_.run.steps);
   const LossScaleSettings scale = loss_scale_settings(config_.precision);
   if (scale.dynamic || scale.initial != 1.0) m.loss_scale = result.control.used_scale;
-  if (scale.dynamic && result.control.reason() == SkipReason::not_finite && result.control.used_scale <= scale.minimum)
-    engine_.backend().add_note(fmt::format("gradients are not finite at precision.min_scale {:g} either, so it is not the scale: lower "
-                                           "optim.lr, or set precision.compute to bf16",
-                                           scale.minimum));
+  if (result.control.reason() == SkipReason::not_finite) note_not_finite(scale, result.control.used_scale);
   m.tokens = progress_.tokens;
   m.step_ms = result.seconds * 1e3;
   m.tokens_per_s = static_cast<double>(tokens) / result.seconds;
   if (report_) report_->step(m, engine_.allocator().stats().peak_total_bytes);
   report_notes(result.step == first_step_ + TrainStep::kFirstRecorded - 1);  // what may fail on one rank was tried
   return m;
+}
+
+/// Where no smaller scale will follow by itself.
+void Trainer::note_not_finite(const LossScaleSettings& scale, float used) {
+  if (scale.dynamic && used > scale.minimum) return;
+  const char* const other_type = config_.precision.compute == "f16" ? ", or set precision.compute to bf16" : "";
+  if (scale.dynamic)
+    engine_.backend().add_note(fmt::format("gradients are not finite at precision.min_scale {:g} either, so it is not the scale: "
+                                           "lower optim.lr{}", scale.minimum, other_type));
+  else if (scale.initial != 1.0)
+    engine_.backend().add_note(fmt::format("gradients are not finite with precision.loss_scale {:g}, and the step is skipped: lower it, "
+                                           "or make it dynamic", scale.initial));
 }
 
 /// What the device has to say, or that of any rank; this is collective.

@@ -63,6 +63,7 @@ class Trainer {
   Batch next_batch();
   void launch();          // queues the next step
   StepMetrics collect();  // waits for the oldest that is queued, and reports it
+  void note_not_finite(const LossScaleSettings& scale, float used);
   void report_notes(bool of_all);
   void evaluate();
   struct Window {

@@ -7,10 +7,17 @@
 #include "core/error.h"
 
 namespace trireme {
+namespace {
+
+/// It is held as f32, and gradients are to fit beside it.
+constexpr double kLargestScale = 0x1p127;
+
+}  // namespace
 
 void check_loss_scale(const LossScaleSettings& s) {
-  if (!(s.initial > 0.0) || !std::isfinite(s.initial))
-    throw ConfigError(fmt::format("precision.initial_scale: wanted a factor above 0, got {}", s.initial));
+  if (!(s.initial > 0.0 && s.initial <= kLargestScale))
+    throw ConfigError(fmt::format("precision.{}: wanted a factor above 0 and no more than {:.1e}, got {}",
+                                  s.dynamic ? "initial_scale" : "loss_scale", kLargestScale, s.initial));
   if (!s.dynamic) return;
   if (!(s.growth_factor >= 1.0) || !std::isfinite(s.growth_factor))
     throw ConfigError(fmt::format("precision.growth_factor: wanted 1 or more, got {}; 2 is usual", s.growth_factor));

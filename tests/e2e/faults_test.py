@@ -125,6 +125,7 @@ class KilledRank(CommandTest):
             if stopped in self.processes():
                 os.kill(stopped, signal.SIGCONT)
         self.assertRegex(shown, TRIREME_NAMES_THE_RANK.format(rank=1) + rf" within {TIMEOUT_S} s")
+        self.assertNotRegex(shown, TRIREME_NAMES_THE_RANK.format(rank=0))  # by the one that was stopped, and then goes on
 
 
 class Crash(CommandTest):

@@ -101,9 +101,22 @@ class WrongStart(CommandTest):
         self.trireme("train", self.config)
 
     def test_optimizer_state_of_another_optimizer(self):
-        shown = self.trireme("train", self.config, "--set", "optim.kind=sgd", "--set", "run.steps=3", status=2)
-        self.assertIn("another optimizer", shown)
-        self.assertIn("checkpoint.init_from", shown)
+        for kind in "sgd", "lion", "adafactor":
+            shown = self.trireme("train", self.config, "--set", f"optim.kind={kind}", "--set", "run.steps=3", status=2)
+            self.assertIn(f"optim.kind = adamw there, {kind} here", shown)
+            self.assertIn("another optimizer", shown)
+            self.assertIn("checkpoint.init_from", shown)
+
+    def test_a_start_that_is_refused_leaves_checkpoints_as_they_are(self):
+        self.trireme("train", self.config, "--set", "run.steps=4", "--set", "checkpoint.every=2")
+        before = sorted(os.listdir(self.run_folder))
+        first, last = (str(self.checkpoint(step)) for step in (2, 4))
+        for change in ([f"checkpoint.resume={first}", "optim.kind=sgd"],
+                       ["checkpoint.resume=never", f"checkpoint.init_from={last}"],
+                       ["checkpoint.resume=never", f"checkpoint.init_from={self.run_folder}"],
+                       ["checkpoint.resume=never", f"checkpoint.init_from={last}", "model.layers=3"]):
+            self.trireme("train", self.config, *(word for key in change for word in ("--set", key)), status=2)
+            self.assertEqual(sorted(os.listdir(self.run_folder)), before)
 
     def test_weights_of_another_model(self):
         shown = self.trireme("train", self.config, "--set", f"checkpoint.init_from={self.run_folder}", "--set", "run.out=other",

@@ -162,6 +162,9 @@ TEST(Inspect, AnExperimentFile) {
   // 64 and 32 rows of embeddings, 2 blocks of 12 C^2 + 13 C, the last norm
   EXPECT_EQ(found["parameters"], (64 + 32) * 32 + 2 * (12 * 32 * 32 + 13 * 32) + 2 * 32);
   EXPECT_THAT(inspection_text(found), HasSubstr("weight_decay"));
+  EXPECT_THAT(inspection_text(found), HasSubstr("problem: model.vocab = 64 is less than the 257 tokens"));
+  std::ofstream(path) << "model: {preset: tiny}\ndata: {train: train.bin, tokenizer: bytes}\n";
+  EXPECT_THAT(inspection_text(inspect(path, {})), AllOf(HasSubstr("vocab: 320"), HasSubstr("true_vocab: 257")));
 }
 
 TEST(Inspect, AnExperimentFileWhoseDataIsNotThere) {

@@ -277,8 +277,10 @@ TEST(LossScale, SaysWhatIsWrong) {
   };
   using ::testing::HasSubstr;
   EXPECT_EQ(error_of([](LossScaleSettings&) {}), "no error");
-  for (const double initial : {0.0, -8.0, double{INFINITY}, double{NAN}})
+  for (const double initial : {0.0, -8.0, 1e39, double{INFINITY}, double{NAN}}) {
     EXPECT_THAT(error_of([=](LossScaleSettings& s) { s.initial = initial; }), HasSubstr("precision.initial_scale")) << initial;
+    EXPECT_THAT(error_of([=](LossScaleSettings& s) { s.dynamic = false, s.initial = initial; }), HasSubstr("precision.loss_scale"));
+  }
   for (const double factor : {0.5, double{INFINITY}, double{NAN}})
     EXPECT_THAT(error_of([=](LossScaleSettings& s) { s.growth_factor = factor; }), HasSubstr("precision.growth_factor")) << factor;
   for (const double backoff : {0.0, 1.0, -0.5, double{NAN}})
@@ -292,7 +294,7 @@ TEST(LossScale, SaysWhatIsWrong) {
 
 TEST_F(Guard, RefusesALossScaleOutOfRange) {
   EXPECT_THAT([&] { UpdateGuard(ctx_, config(1.0), {.initial = 0.0}); },
-              ::testing::ThrowsMessage<ConfigError>(::testing::HasSubstr("precision.initial_scale")));
+              ::testing::ThrowsMessage<ConfigError>(::testing::HasSubstr("precision.loss_scale")));
 }
 
 }  // namespace
