@@ -8,6 +8,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <limits>
 
 #include "core/error.h"
 #include "core/text.h"
@@ -36,6 +37,13 @@ std::optional<T> parse_number(const std::string& text) {
   return value;
 }
 
+/// A whole number that no T holds.
+template <class T>
+bool is_beyond(const std::string& text) {
+  T value{};
+  return std::from_chars(text.data(), text.data() + text.size(), value).ec == std::errc::result_out_of_range;
+}
+
 bool is_plain(const ConfigNode& node) {
   return node.kind == ConfigNode::Kind::scalar && !node.quoted;
 }
@@ -47,6 +55,8 @@ void read_number(const ConfigNode& node, const std::string& path, T& value, cons
     return;
   }
   const auto number = is_plain(node) ? parse_number<T>(node.text) : std::nullopt;
+  if (std::is_integral_v<T> && is_plain(node) && is_beyond<T>(node.text))
+    refuse(node, path, fmt::format("a whole number of no more than {} digits", std::numeric_limits<T>::digits10), rule);
   if (!number || !in_range(static_cast<double>(*number), rule))
     refuse(node, path, wanted_number(std::is_integral_v<T>, rule), rule);
   value = *number;

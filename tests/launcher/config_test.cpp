@@ -96,7 +96,7 @@ TEST(Config, WrongTypesSayWhatWasWantedAndGot) {
   EXPECT_THAT(error_of("run: {steps: 1.5}"), HasSubstr("got 1.5"));
   EXPECT_THAT(error_of("run: {steps: \"5\"}"), HasSubstr("got the text \"5\""));
   EXPECT_THAT(error_of("run: {steps: }"), HasSubstr("got nothing"));
-  EXPECT_THAT(error_of("run: {steps: 99999999999999999999}"), HasSubstr("wanted a whole number"));
+  EXPECT_THAT(error_of("run: {steps: 99999999999999999999}"), HasSubstr("wanted a whole number of no more than 18 digits, got 99999999999999999999"));
   EXPECT_THAT(error_of("run: {trace: yes}"), HasSubstr("run.trace: wanted true or false, got yes"));
   EXPECT_THAT(error_of("run: {out: [a]}"), HasSubstr("run.out: wanted a text, got a list of 1"));
   EXPECT_THAT(error_of("optim: {betas: [0.9]}"), HasSubstr("optim.betas: wanted a list of two numbers"));
