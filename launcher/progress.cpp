@@ -71,8 +71,11 @@ bool output_is_terminal() {
 ProgressPrinter::ProgressPrinter(std::FILE* out, bool terminal, int64_t log_every)
     : out_(out), terminal_(terminal), log_every_(log_every) {}
 
-ProgressPrinter::~ProgressPrinter() {
+ProgressPrinter::~ProgressPrinter() { end(); }
+
+void ProgressPrinter::end() {
   if (!line_.empty()) fmt::print(out_, "\r{}{}\n", line_, kClearToEnd);
+  line_.clear();
   std::fflush(out_);
 }
 

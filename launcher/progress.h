@@ -62,6 +62,8 @@ class ProgressPrinter {
   void show(const Progress& progress);
   /// A line that stays: "checkpoint step-00000100 written".
   void note(std::string_view line);
+  /// The line stays as it is; notes follow it.
+  void end();
 
  private:
   std::FILE* out_;

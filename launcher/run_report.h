@@ -23,6 +23,8 @@ class RunReport {
   void step(const StepMetrics& metrics, size_t memory_bytes);
   void validation(int64_t step, const Evaluation& evaluation);
   void note(std::string_view line) { printer_.note(line); }
+  /// No step comes after this.
+  void end_progress() { printer_.end(); }
 
  private:
   RunConfig run_;

@@ -396,6 +396,7 @@ void Trainer::run() {
     save_now_ = false;
   }
   control_trace();
+  if (report_) report_->end_progress();
   report_notes(/*of_all=*/true);
   if (report_) report_->note(fmt::format("peak memory {}", describe_peak(engine_.allocator().stats())));
   if (stop_ && report_)

@@ -9,6 +9,7 @@
 namespace trireme {
 namespace {
 
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -51,7 +52,7 @@ TEST(Progress, FormatsUnits) {
   EXPECT_EQ(format_duration(90000), "1d01h");
 }
 
-/// What a printer writes for steps 1 to 10 of 10, with a note after the second.
+/// What a printer writes for steps 1 to 10 of 10, with a note after the second and one after the end.
 std::string printed(bool terminal, int64_t log_every) {
   char* text = nullptr;
   size_t size = 0;
@@ -64,6 +65,8 @@ std::string printed(bool terminal, int64_t log_every) {
       printer.show(p);
       if (step == 2) printer.note("a note");
     }
+    printer.end();
+    printer.note("the last words");
   }
   std::fclose(out);
   const std::string result(text, size);
@@ -74,7 +77,7 @@ std::string printed(bool terminal, int64_t log_every) {
 TEST(Progress, PlainLinesComeEveryLogEverySteps) {
   const std::string text = printed(false, 4);
   for (int step : {1, 4, 8, 10}) EXPECT_THAT(text, HasSubstr("step " + std::to_string(step) + "/10 "));
-  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 5);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 6);
   EXPECT_THAT(text, HasSubstr("\na note\n"));
   EXPECT_THAT(text, Not(HasSubstr("\r")));
   EXPECT_THAT(text, Not(HasSubstr("\x1b")));
@@ -87,7 +90,8 @@ TEST(Progress, ATerminalHasOneLineAndNotesAboveIt) {
               HasSubstr("\ra note\x1b[K\nstep 2/10"));  // the note in place of the line, which then follows
   EXPECT_THAT(text, Not(HasSubstr("step 3/10")));       // too soon after the first to be read
   EXPECT_THAT(text, HasSubstr("\rstep 10/10"));         // the last step is always shown
-  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 3);
+  EXPECT_THAT(text, EndsWith("\x1b[K\nthe last words\n"));  // the line is not shown again
 }
 
 TEST(Progress, TheNewestLineIsTheOneThatStays) {
