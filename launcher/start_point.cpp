@@ -33,8 +33,8 @@ fs::path choose_resume_point(const Config& config, const CheckpointCheck& check)
 fs::path choose_weights(const Config& config, const CheckpointCheck& check) {
   if (config.checkpoint.init_from.empty()) return {};
   const fs::path found = resolve_checkpoint(config.checkpoint.init_from, log, check);
-  std::error_code error;
-  if (fs::equivalent(fs::absolute(found).lexically_normal().parent_path(), config.run.out, error))
+  std::error_code error;  // "/.": a path may end with a slash
+  if (fs::equivalent(fs::weakly_canonical(found / ".").parent_path(), config.run.out, error))
     throw ConfigError(fmt::format("checkpoint.init_from = {}: lies in run.out, where a run that begins anew sets checkpoints aside; "
                                   "choose another run.out",
                                   config.checkpoint.init_from));

@@ -113,6 +113,7 @@ class WrongStart(CommandTest):
         first, last = (str(self.checkpoint(step)) for step in (2, 4))
         for change in ([f"checkpoint.resume={first}", "optim.kind=sgd"],
                        ["checkpoint.resume=never", f"checkpoint.init_from={last}"],
+                       ["checkpoint.resume=never", f"checkpoint.init_from={last}/"],
                        ["checkpoint.resume=never", f"checkpoint.init_from={self.run_folder}"],
                        ["checkpoint.resume=never", f"checkpoint.init_from={last}", "model.layers=3"]):
             self.trireme("train", self.config, *(word for key in change for word in ("--set", key)), status=2)

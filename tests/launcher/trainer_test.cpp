@@ -99,6 +99,21 @@ TEST_F(TrainerTest, WhatNoLossScaleHelpsIsTold) {
   EXPECT_EQ(output.find("note: gradients", note + 1), std::string::npos) << "once is enough";
 }
 
+TEST_F(TrainerTest, AFixedLossScaleThatIsTooLargeIsTold) {
+  Config c = config("fixed");
+  c.precision.loss_scale = "1e38";
+  SoloGroup group;
+  ::testing::internal::CaptureStdout();
+  {
+    Trainer trainer(c, group);
+    for (const StepMetrics& m : steps(trainer, 3)) EXPECT_TRUE(m.skipped);
+  }
+  const std::string output = ::testing::internal::GetCapturedStdout();
+  const size_t note = output.find("note: gradients are not finite with precision.loss_scale 1e+38");
+  EXPECT_NE(note, std::string::npos) << output;
+  EXPECT_EQ(output.find("note: gradients", note + 1), std::string::npos) << "once is enough";
+}
+
 TEST_F(TrainerTest, AStepInSteadyStateAsksForNoMemory) {
   for (const int ranks : {1, 4}) {
     Config c = config("steady-" + std::to_string(ranks));
