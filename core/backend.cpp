@@ -10,6 +10,8 @@
 
 namespace trireme {
 
+double Event::seconds_since(const Event&) const { throw InternalError("this event keeps no time: make_timed_event()"); }
+
 std::unique_ptr<DeviceProfiler> Backend::make_profiler() { return nullptr; }
 
 void Stream::finish() noexcept {

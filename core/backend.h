@@ -38,6 +38,8 @@ class Event {
   virtual void wait(Stream&) {}   // later work of the stream starts after this point
   virtual void synchronize() {}  // the host waits
   virtual bool done() const { return true; }
+  /// Seconds from `earlier` to this point, by the clock of who did the work. Both are done, and of make_timed_event().
+  virtual double seconds_since(const Event& earlier) const;
 };
 
 /// Device work that was recorded once and can be queued again as a whole (a CUDA graph).
@@ -63,6 +65,8 @@ class Backend {
   virtual void fill_zero(void* data, size_t bytes, Stream& stream) = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;
   virtual std::unique_ptr<Event> make_event() = 0;
+  /// One that also keeps the time at which it was reached; to wait for it takes longer.
+  virtual std::unique_ptr<Event> make_timed_event() = 0;
   /// Host memory that copies to and from this device need no staging for.
   virtual std::shared_ptr<void> allocate_host(size_t bytes);
   /// Whether work is queued and done later; otherwise it is done when a kernel returns.

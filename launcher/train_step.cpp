@@ -26,7 +26,7 @@ TrainStep::TrainStep(const Context& ctx, const TrainStepParts& parts, const Batc
   ctx_.loss_scale = parts_.guard.loss_scale();
   for (Slot& slot : slots_) {
     slot.host = ctx_.backend->allocate_host((kStats + StepControl::kSize) * sizeof(float));
-    slot.done = ctx_.backend->make_event();
+    slot.done = ctx_.backend->make_timed_event();
   }
 }
 
@@ -146,10 +146,10 @@ void TrainStep::read_back(Slot& slot) {
 
 void TrainStep::launch(const Batch& batch, double lr, StepRequests requests) {
   TRIREME_ASSERT(in_flight() < kMaxInFlight, "too many steps in flight: collect() first");
-  Slot& slot = slots_[static_cast<size_t>(launched_) % kMaxInFlight];
+  Slot& slot = slot_of(launched_);
   slot.step = batch.step;
   if (launched_ == 0) prepare();
-  slot.begin_us = Tracer::now_us();
+  if (in_flight() == 0) slot_of(launched_ - 1).done->record(*ctx_.stream);  // what came in between is none of this step's time
   put_inputs(batch, lr, requests);
   TRIREME_ASSERT(launched_ == 0 || batch.first_sample == first_sample_, "a rank's part of a batch moved");
   first_sample_ = batch.first_sample;
@@ -163,7 +163,8 @@ void TrainStep::launch(const Batch& batch, double lr, StepRequests requests) {
 
 StepResult TrainStep::collect() {
   TRIREME_ASSERT(in_flight() > 0, "no step is in flight");
-  const Slot& slot = slots_[static_cast<size_t>(collected_++) % kMaxInFlight];
+  const Slot& before = slot_of(collected_ - 1);
+  const Slot& slot = slot_of(collected_++);
   slot.done->synchronize();
   // A device that gave a collective up goes on with what it has: those numbers are no result.
   parts_.model.check_peers();
@@ -174,9 +175,7 @@ StepResult TrainStep::collect() {
   result.loss = host[loss];
   result.requests = {host[stop] > 0.0f, host[checkpoint] > 0.0f};
   std::copy_n(host + kStats, StepControl::kSize, reinterpret_cast<float*>(&result.control));
-  const int64_t now_us = Tracer::now_us();
-  result.seconds = static_cast<double>(now_us - std::max(slot.begin_us, last_done_us_)) * 1e-6;
-  last_done_us_ = now_us;
+  result.seconds = slot.done->seconds_since(*before.done);
   return result;
 }
 

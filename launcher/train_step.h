@@ -37,7 +37,8 @@ struct StepResult {
   float loss = 0.0f;    // mean over the targets of all ranks
   StepControl control;
   StepRequests requests;  // of any rank
-  double seconds = 0.0;   // since the step before was done, or since this one was launched
+  /// On the device: since the step before was done, or, when that one had been collected, since this one was launched.
+  double seconds = 0.0;
 };
 
 class TrainStep {
@@ -70,11 +71,11 @@ class TrainStep {
   };
   struct Slot {  // of one step in flight
     int64_t step = 0;
-    int64_t begin_us = 0;
     std::shared_ptr<void> host;  // f32 [kStats + StepControl::kSize]
     std::unique_ptr<Event> done;
   };
 
+  Slot& slot_of(int64_t i) { return slots_[static_cast<size_t>(i + std::ssize(slots_)) % slots_.size()]; }
   void prepare();  // before the first step
   void put_inputs(const Batch& batch, double lr, StepRequests requests);
   void compute();  // all work on the device, from the inputs to the updated weights
@@ -100,10 +101,9 @@ class TrainStep {
   Tensor tokens_, targets_;  // i32 [samples, T of this rank]
   Tensor step_;              // i64 [1]
   Tensor stats_;             // f32 [kStats]
-  std::array<Slot, kMaxInFlight> slots_;
+  std::array<Slot, kMaxInFlight + 1> slots_;  // and of the step before them, for its end is where a step's time begins
   int64_t launched_ = 0;   // steps
   int64_t collected_ = 0;
-  int64_t last_done_us_ = 0;
 };
 
 }  // namespace trireme

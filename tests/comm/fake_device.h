@@ -129,6 +129,7 @@ class FakeDevice final : public Backend {
   }
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<FakeStream>(); }
   std::unique_ptr<Event> make_event() override { return std::make_unique<FakeEvent>(); }
+  std::unique_ptr<Event> make_timed_event() override { return make_event(); }
   bool begin_recording(Stream& stream) override {
     recording_ = std::make_unique<FakeRecording>();
     static_cast<FakeStream&>(stream).record_to(&recording_->tasks);

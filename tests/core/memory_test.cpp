@@ -75,6 +75,7 @@ struct SmallBackend : Backend {
   void fill_zero(void* data, size_t bytes, Stream&) override { std::memset(data, 0, bytes); }
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<Stream>(); }
   std::unique_ptr<Event> make_event() override { return std::make_unique<Event>(); }
+  std::unique_ptr<Event> make_timed_event() override { return std::make_unique<Event>(); }
   size_t memory_bytes() const override { return capacity_bytes; }
   size_t free_bytes() const override { return capacity_bytes - used_bytes; }
   std::string model_name() const override { return "small"; }

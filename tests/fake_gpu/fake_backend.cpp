@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <new>
 #include <vector>
@@ -59,22 +60,31 @@ struct OnFakeGpu {
 class FakeEvent final : public Event {
  public:
   void record(Stream& stream) override {
-    reached_ = std::make_shared<std::atomic<bool>>(false);
-    fake::queue(cuda::raw_stream(stream), [reached = reached_] {
-      *reached = true;
-      reached->notify_all();
+    point_ = std::make_shared<Point>();
+    fake::queue(cuda::raw_stream(stream), [point = point_] {
+      point->time = std::chrono::steady_clock::now();
+      point->reached = true;
+      point->reached.notify_all();
     });
   }
   void wait(Stream& stream) override {
-    if (reached_) fake::queue(cuda::raw_stream(stream), [reached = reached_] { reached->wait(false); });
+    if (point_) fake::queue(cuda::raw_stream(stream), [point = point_] { point->reached.wait(false); });
   }
   void synchronize() override {
-    if (reached_) reached_->wait(false);
+    if (point_) point_->reached.wait(false);
   }
-  bool done() const override { return !reached_ || *reached_; }
+  bool done() const override { return !point_ || point_->reached; }
+  double seconds_since(const Event& earlier) const override {
+    const auto& from = static_cast<const FakeEvent&>(earlier).point_;
+    return std::chrono::duration<double>(point_->time - from->time).count();
+  }
 
  private:
-  std::shared_ptr<std::atomic<bool>> reached_;
+  struct Point {
+    std::atomic<bool> reached = false;
+    std::chrono::steady_clock::time_point time;
+  };
+  std::shared_ptr<Point> point_;
 };
 
 class FakeBackend final : public Backend {
@@ -133,6 +143,7 @@ class FakeBackend final : public Backend {
     return std::make_unique<cuda::CudaStream>(index_);
   }
   std::unique_ptr<Event> make_event() override { return std::make_unique<FakeEvent>(); }
+  std::unique_ptr<Event> make_timed_event() override { return make_event(); }
 
  private:
   const int index_;

@@ -3,6 +3,7 @@
 #include <omp.h>
 #include <sys/mman.h>
 
+#include <chrono>
 #include <cstring>
 
 #include "core/backend/cpu/kernels.h"
@@ -15,6 +16,17 @@ namespace {
 constexpr size_t kHugePageBytes = size_t{2} << 20;
 
 constexpr int kMostThreads = 4096;  // OpenMP crashes where the system grants it fewer than it is told to start
+
+class CpuTimedEvent : public Event {
+ public:
+  void record(Stream&) override { reached_ = std::chrono::steady_clock::now(); }
+  double seconds_since(const Event& earlier) const override {
+    return std::chrono::duration<double>(reached_ - static_cast<const CpuTimedEvent&>(earlier).reached_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point reached_;
+};
 
 class CpuBackend : public Backend {
  public:
@@ -45,6 +57,7 @@ class CpuBackend : public Backend {
 
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<Stream>(); }
   std::unique_ptr<Event> make_event() override { return std::make_unique<Event>(); }
+  std::unique_ptr<Event> make_timed_event() override { return std::make_unique<CpuTimedEvent>(); }
   int num_threads() const override { return num_threads_; }
   size_t memory_bytes() const override { return host_memory_bytes(); }
 

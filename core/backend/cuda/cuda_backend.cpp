@@ -31,9 +31,9 @@ class DeviceScope {
 
 class CudaEvent : public Event {
  public:
-  explicit CudaEvent(int device) : device_(device) {
+  explicit CudaEvent(int device, unsigned flags = cudaEventDisableTiming) : device_(device) {
     DeviceScope scope(device_);
-    check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate");
+    check(cudaEventCreateWithFlags(&event_, flags), "cudaEventCreate");
   }
   ~CudaEvent() override { cudaEventDestroy(event_); }
   void record(Stream& stream) override { check(cudaEventRecord(event_, raw_stream(stream)), "cudaEventRecord"); }
@@ -44,6 +44,11 @@ class CudaEvent : public Event {
     if (status == cudaErrorNotReady) return false;
     check(status, kWaiting);
     return true;
+  }
+  double seconds_since(const Event& earlier) const override {
+    float ms = 0.0f;
+    check(cudaEventElapsedTime(&ms, static_cast<const CudaEvent&>(earlier).event_, event_), "cudaEventElapsedTime");
+    return ms * 1e-3;
   }
 
  private:
@@ -179,6 +184,7 @@ class CudaBackend : public Backend {
     return std::make_unique<CudaStream>(index_);
   }
   std::unique_ptr<Event> make_event() override { return std::make_unique<CudaEvent>(index_); }
+  std::unique_ptr<Event> make_timed_event() override { return std::make_unique<CudaEvent>(index_, cudaEventDefault); }
 
  private:
   static constexpr size_t kMaxStagedBytes = size_t{64} << 20;  // more than that waits for the copy
