@@ -1,5 +1,6 @@
 #include "comm/local/local_world.h"
 
+#include <cstdlib>
 #include <thread>
 #include <vector>
 
@@ -28,10 +29,17 @@ class Errors {
   std::vector<std::exception_ptr> originals_, consequences_;
 };
 
+/// NCCL's ranks of one process use each other's memory by its address, or map it a second time with cuMemMap. While one unmaps
+/// it and a thread of NCCL's frees the other's, the driver crashed now and then (NCCL 2.28.9, driver 580).
+void keep_nccl_from_mapping() {
+  [[maybe_unused]] static const int once = setenv("NCCL_CUMEM_ENABLE", "0", /*overwrite=*/0);
+}
+
 }  // namespace
 
 void LocalWorld::run(const std::function<void(Group& world)>& body) {
   TRIREME_ASSERT(size_ >= 1, "a world of no ranks");
+  keep_nccl_from_mapping();
   comm::LocalFabric fabric(size_);
   Errors errors;
   // Engines outlive all ranks' bodies, so that those that are still running hear of a failure.

@@ -236,6 +236,22 @@ TEST_F(Nccl, MessagesThatNobodySendsTimeOut) {
   EXPECT_LT(elapsed, Seconds(10));
 }
 
+// Communicators are freed by a thread a rank, and threads of NCCL's end then.
+TEST_F(Nccl, GroupsComeAndGo) {
+  for (int round = 0; round < 5; ++round)
+    LocalWorld(2, {.timeout_ms = 60'000}).run([](Group& world) {
+      GpuRank rank(world);
+      Stream* const stream = rank.ctx.stream;
+      const int peer = 1 - world.rank();
+      const Tensor sent = rank.filled(1000, 1), received = rank.filled(1000, 0);
+      const Work sending = rank.group->send(sent, peer, 0, "there", stream);
+      rank.group->recv(received, peer, 0, "here", stream).wait(*stream);
+      sending.wait(*stream);
+      rank.all_reduce(received, "sum").wait(*stream);
+      EXPECT_THAT(rank.read(received), Each(2.0f));
+    });
+}
+
 TEST_F(Nccl, WhatHangsIsGivenUpWithTheGroup) {
   LocalWorld(2, {.timeout_ms = 60'000}).run([](Group& world) {
     GpuRank rank(world);
