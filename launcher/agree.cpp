@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <cstdio>
 #include <span>
 
 #include "comm/host_tensor.h"
@@ -25,7 +26,10 @@ std::vector<std::string> gather_texts(const std::string& text, Group& group, con
   return texts;
 }
 
-void tell_error(const std::string& message) { fmt::print(stderr, "trireme: error: {}\n", message); }
+void tell_error(const std::string& message) {
+  std::fflush(stdout);  // what was printed before comes before, where both go into one file
+  fmt::print(stderr, "trireme: error: {}\n", message);
+}
 
 void refuse_together(const std::string& problem, Group& world, const std::string& label) {
   if (world.size() == 1) {

@@ -150,7 +150,9 @@ class Layouts(CommandTest):
             config = self.make_config(model=MODEL, parallel={"tensor": 1, "pipeline": 1, "context": 1, "stages": [], "schedule": "1f1b", **parallel})
             self.assertIn(expected, self.trireme("plan", config, "-n", ranks, status=2), parallel)
         config = self.make_config(model=MODEL)
-        self.assertIn("a rank of this layout needs about", self.trireme("plan", config, "-n", 2, "--memory", 0.001, status=2))
+        table, error = self.trireme("plan", config, "-n", 2, "--memory", 0.001, status=2).split("trireme: error: ")
+        self.assertIn("does", table, "it comes first")
+        self.assertIn("a rank of this layout needs about", error)
         self.trireme("plan", config, "-n", 2, "--memory", 1)
         self.assertIn("trace-00000.json", self.trireme("plan", config, "-n", 2, "--set", "parallel.pipeline=2", "--run", self.folder, status=2))
 
