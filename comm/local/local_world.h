@@ -1,4 +1,4 @@
-// LocalWorld: ranks as threads of one process, for tests of everything that communicates.
+// LocalWorld: ranks as threads of one process, for tests of everything that communicates and for `trireme bench`.
 #pragma once
 
 #include <functional>

@@ -1,4 +1,4 @@
-// A whole run on a GPU, which is a step ahead of what it reports.
+// A whole run on a GPU, which is a step ahead of what it reports, and the times that it reports.
 #include <algorithm>
 #include <chrono>
 #include <fstream>
@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "tests/cuda/gpu.h"
+#include "tests/launcher/late_steps.h"
 #include "tests/launcher/trainer_fixture.h"
 
 namespace trireme {
@@ -48,8 +49,14 @@ TEST_F(RunCuda, ReportsItsLastStepToo) {
   EXPECT_EQ(reported(c), all);
 }
 
-// The host may come late to the end of a step, and then find the next one done as well.
 TEST_F(RunCuda, TakesTheTimeOfStepsFromTheDevice) {
+  for (const std::chrono::duration<double> time : times_of_late_steps(make_cuda_backend(), std::chrono::seconds(1))) {
+    EXPECT_GT(time.count(), 0.0);
+    EXPECT_LT(time.count(), 0.5);
+  }
+}
+
+TEST_F(RunCuda, TimesOfStepsAddUpToLessThanTheRun) {
   Config c = config("timed");
   c.run.steps = 20;
   c.run.eval_every = 8;  // no step is under way then

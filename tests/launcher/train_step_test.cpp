@@ -1,0 +1,23 @@
+// What a step says of itself.
+#include "launcher/train_step.h"
+
+#include <gmock/gmock.h>
+
+#include "tests/launcher/late_steps.h"
+
+namespace trireme {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::Each;
+using ::testing::Gt;
+using ::testing::Lt;
+using std::chrono_literals::operator""ms;
+using std::chrono_literals::operator""s;
+
+TEST(TrainStepTest, TakesTheTimeOfTheWorkNotOfTheHostThatComesLate) {
+  EXPECT_THAT(times_of_late_steps(make_cpu_backend(1), 1000ms), Each(AllOf(Gt(0s), Lt(500ms))));
+}
+
+}  // namespace
+}  // namespace trireme
