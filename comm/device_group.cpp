@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "comm/device_solo_group.h"
+#include "comm/recorded_call.h"
 
 namespace trireme {
 
@@ -51,6 +52,12 @@ Work DeviceGroup::submit(DeviceCall call, std::string_view label, Stream* after)
                                to_string(backend_.device())));
   const CallMode mode = mode_ ? mode_->load() : CallMode::normal;
   if (mode == CallMode::rehearses) return {};
+  if (Recorder* recorder = after ? after->recorder() : nullptr) {
+    std::vector<Tensor> held{std::exchange(call.input, call.input.unowned()), std::exchange(call.output, call.output.unowned())};
+    return RecordedCall::record(*recorder, std::move(held), [this, call = std::move(call), label = std::string(label), after] {
+      return submit(call, label, after);
+    });
+  }
   const bool waits = mode == CallMode::waits && call.kind != OpKind::send && call.kind != OpKind::recv;
   if (waits) host().barrier(label).wait();
   std::unique_ptr<Event> ready;

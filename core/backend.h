@@ -21,6 +21,8 @@
 
 namespace trireme {
 
+class Recorder;
+
 /// An in-order queue of device work. The host's is always empty: work is done when the call returns.
 class Stream {
  public:
@@ -28,6 +30,12 @@ class Stream {
   virtual void synchronize() {}  // waits until all queued work is done
   /// The same, before what the work uses goes: a device that is lost does none any longer.
   void finish() noexcept;
+  /// Who records what is queued here instead of having it run (core/recorder.h); null: nobody.
+  Recorder* recorder() const { return recorder_; }
+
+ private:
+  friend class Recorder;
+  Recorder* recorder_ = nullptr;
 };
 
 /// A point in a stream that the host or another stream can wait for.

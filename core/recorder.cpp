@@ -34,19 +34,25 @@ std::unique_ptr<Recording> Recorder::record(const std::function<void()>& body) {
   if (!backend_.begin_recording(stream_)) return nullptr;
   auto pieces = std::make_unique<Pieces>();
   pieces_ = pieces.get();
+  stream_.recorder_ = this;
   try {
     body();
   } catch (...) {
-    pieces_ = nullptr;
+    stop();
     try {
       backend_.end_recording(stream_);
     } catch (const Error&) {  // what went wrong in `body` is what there is to say
     }
     throw;
   }
-  pieces_ = nullptr;
+  stop();
   pieces->add(backend_.end_recording(stream_));
   return pieces;
+}
+
+void Recorder::stop() {
+  pieces_ = nullptr;
+  stream_.recorder_ = nullptr;
 }
 
 void Recorder::on_host(std::function<void()> action) {

@@ -16,7 +16,7 @@ class Recorder {
 
   /// Records what `body` queues, and the actions that it gives to on_host(), without running any of it. Null
   /// where the device can't record; `body` is not called then. A replay queues the pieces and calls the
-  /// actions in their order.
+  /// actions in their order. Meanwhile the stream tells of this recorder.
   std::unique_ptr<Recording> record(const std::function<void()>& body);
 
   /// Runs `action`; while recording, has each replay run it here, and what it refers to must outlive the
@@ -25,6 +25,8 @@ class Recorder {
 
  private:
   class Pieces;
+
+  void stop();
 
   Backend& backend_;
   Stream& stream_;

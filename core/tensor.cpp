@@ -60,4 +60,9 @@ Tensor Tensor::detach() const {
   return view;
 }
 
+Tensor Tensor::unowned() const {
+  if (!defined()) return {};
+  return {std::make_shared<Storage>(std::shared_ptr<void>(), raw(), bytes()), 0, shape_, dtype_, device_};
+}
+
 }  // namespace trireme

@@ -54,6 +54,8 @@ class Tensor {
   Tensor flat_view(int64_t begin, Shape shape) const;
   /// The same tensor, cut off from the tape.
   Tensor detach() const;
+  /// The same memory, which this handle does not keep alive. Of an undefined tensor, one that is undefined.
+  Tensor unowned() const;
 
   /// True when no other handle shares the storage: an operation may then write its result in place.
   bool unique() const { return storage_ && storage_.use_count() == 1; }

@@ -91,10 +91,7 @@ void TrainStep::update() {
   const CallModeScope scope_of_calls = parts_.model.calls_wait(first_times_);
   Tensor norms = stats_.flat_view(sum_squares, {2});
   sum_gradient_squares(norms);
-  const auto sum = [this] {
-    parts_.stats.all_reduce(stats_, ReduceOp::sum, "step statistics", ctx_.stream).wait(*ctx_.stream);
-  };
-  parts_.stats.size() > 1 ? ctx_.recorder->on_host(sum) : sum();
+  parts_.stats.all_reduce(stats_, ReduceOp::sum, "step statistics", ctx_.stream).wait(*ctx_.stream);
   const Tensor& decision = parts_.guard.decide(ctx_, stats_.flat_view(0, {UpdateGuard::kStats}));
   parts_.optimizer.step(ctx_, parts_.shards, decision);
   parts_.reducer.publish();

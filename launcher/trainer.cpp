@@ -119,7 +119,13 @@ void Trainer::build_model() {
   });
   step_ = std::make_unique<TrainStep>(ctx_, TrainStepParts{*model_, *reducer_, shards_, *optimizer_, *guard_, *stats_group_},
                                       geometry_, micro_batches_, static_cast<uint64_t>(config_.run.seed),
-                                      config_.run.cuda_graph == "auto" && mesh_.shape().size(Axis::data) == world_.size());
+                                      records_steps());
+}
+
+bool Trainer::records_steps() const {
+  const bool of_any_layout = config_.run.cuda_graph == "on";
+  if (of_any_layout && !ctx_.backend->is_asynchronous()) say("note: run.cuda_graph: on: steps of the CPU are not recorded");
+  return of_any_layout || (config_.run.cuda_graph == "auto" && mesh_.shape().size(Axis::data) == world_.size());
 }
 
 /// State that a resumed run takes over: the optimizer's, and the guard's where it is of this config's shape.

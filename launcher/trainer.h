@@ -56,6 +56,7 @@ class Trainer {
   void take_first_state(const StartPoint& from);
   void resume(const std::filesystem::path& checkpoint);
   OptimizerState resumable_state(const CheckpointReader* reader) const;
+  bool records_steps() const;
   void say(const std::string& line) const;  // rank 0 prints it
   void start_reports();
   void keep_tokenizer();

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "core/ops/elementwise.h"
-#include "core/recorder.h"
 
 namespace trireme {
 
@@ -57,9 +56,8 @@ void AllReduceReducer::send(size_t index) {
   if (groups_.kv_sharers) sum_shared_rows(bucket);
   if (group_of(index).size() == 1) return;
   if (rounded_[index].defined()) ctx_.kernel<CastKernel>()(ctx_, bucket.grad, rounded_[index]);
-  ctx_.recorder->on_host([this, index, sent = rounded_[index].defined() ? rounded_[index] : bucket.grad] {
-    works_[index] = group_of(index).all_reduce(sent, ReduceOp::sum, fmt::format("bucket {}", index), ctx_.stream);
-  });
+  works_[index] = group_of(index).all_reduce(rounded_[index].defined() ? rounded_[index] : bucket.grad, ReduceOp::sum,
+                                             fmt::format("bucket {}", index), ctx_.stream);
 }
 
 /// Of the key/value rows that neighbours hold too, each rank has the part of the gradient that its own heads
@@ -89,7 +87,7 @@ void AllReduceReducer::send_rest() {
 
 void AllReduceReducer::wait(size_t shard) {
   if (group_of(shard).size() == 1) return;
-  ctx_.recorder->on_host([this, shard] { std::exchange(works_[shard], Work()).wait(*ctx_.stream); });
+  std::exchange(works_[shard], Work()).wait(*ctx_.stream);
   if (rounded_[shard].defined()) ctx_.kernel<CastKernel>()(ctx_, rounded_[shard], buckets_[shard].grad);
 }
 

@@ -169,7 +169,8 @@ void PipelineExecutor::run(const Context& ctx, const Shape& shape, DType dtype, 
 }
 
 void PipelineExecutor::run_actions(const Step& step) {
-  in_flight_.clear();
+  in_flight_.clear();  // of a step that was given up, as these are
+  sends_.clear();
   for (auto& [key, c] : channels_) {
     c.posted = 0;
     c.arriving.clear();

@@ -31,19 +31,6 @@ TEST_P(LayoutsCuda, TrainTheSameModelInF32) { expect_same_model(); }
 
 TEST_P(LayoutsCuda, LearnTheSameInBf16) { expect_near_losses("bf16"); }
 
-const Layout kLayouts[] = {
-    {"data2", 2, {}},
-    {"tensor2", 2, {.tensor = 2}},
-    {"sequence2", 2, {.tensor = 2, .sequence = true}},
-    {"gpipe2", 2, {.pipeline = 2, .schedule = "gpipe"}},
-    {"one_f_one_b2", 2, {.pipeline = 2, .schedule = "1f1b"}},
-    {"interleaved2", 2, {.pipeline = 2, .schedule = "interleaved"}},
-    {"zb_h1_2", 2, {.pipeline = 2, .schedule = "zb-h1"}},
-    {"zb_v2", 2, {.pipeline = 2, .schedule = "zb-v"}},
-    {"context2", 2, {.context = 2}},
-    {"sequence2_zb_h1_2", 4, {.pipeline = 2, .tensor = 2, .sequence = true, .schedule = "zb-h1"}},
-    {"context2_zb_v2", 4, {.context = 2, .pipeline = 2, .schedule = "zb-v"}},
-};
 INSTANTIATE_TEST_SUITE_P(All, LayoutsCuda, ::testing::ValuesIn(kLayouts),
                          [](const auto& info) { return std::string(info.param.name); });
 

@@ -29,6 +29,21 @@ struct Layout {
 };
 inline std::ostream& operator<<(std::ostream& out, const Layout& layout) { return out << layout.name; }
 
+/// Of ranks that may share GPUs.
+inline const Layout kLayouts[] = {
+    {"data2", 2, {}},
+    {"tensor2", 2, {.tensor = 2}},
+    {"sequence2", 2, {.tensor = 2, .sequence = true}},
+    {"gpipe2", 2, {.pipeline = 2, .schedule = "gpipe"}},
+    {"one_f_one_b2", 2, {.pipeline = 2, .schedule = "1f1b"}},
+    {"interleaved2", 2, {.pipeline = 2, .schedule = "interleaved"}},
+    {"zb_h1_2", 2, {.pipeline = 2, .schedule = "zb-h1"}},
+    {"zb_v2", 2, {.pipeline = 2, .schedule = "zb-v"}},
+    {"context2", 2, {.context = 2}},
+    {"sequence2_zb_h1_2", 4, {.pipeline = 2, .tensor = 2, .sequence = true, .schedule = "zb-h1"}},
+    {"context2_zb_v2", 4, {.context = 2, .pipeline = 2, .schedule = "zb-v"}},
+};
+
 struct Outcome {
   std::vector<double> losses;
   Weights weights;

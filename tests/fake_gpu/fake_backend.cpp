@@ -45,6 +45,15 @@ void sum_parts_of(const comm::Parts& parts, float scale, T* out, T* copy) {
 }
 
 std::atomic<int> num_recordings = 0;
+std::atomic<bool> recordings_fail = false;
+
+class FakeRecording final : public Recording {
+ public:
+  void replay(Stream& stream) override {
+    for (const auto& task : tasks) fake::queue(cuda::raw_stream(stream), task);
+  }
+  fake::Tasks tasks;
+};
 
 struct OnFakeGpu {
   template <class Kernel>
@@ -126,14 +135,17 @@ class FakeBackend final : public Backend {
     });
   }
   bool begin_recording(Stream& stream) override {
-    fake::set_recording(cuda::raw_stream(stream), true);
+    recording_ = std::make_unique<FakeRecording>();
+    fake::record_to(cuda::raw_stream(stream), &recording_->tasks);
     ++num_recordings;
     return true;
   }
   std::unique_ptr<Recording> end_recording(Stream& stream) override {
-    fake::set_recording(cuda::raw_stream(stream), false);
-    cuda::check(fake::failed(cudaErrorMemoryAllocation), "cudaGraphInstantiate");
-    return nullptr;
+    fake::record_to(cuda::raw_stream(stream), nullptr);
+    std::unique_ptr<FakeRecording> done = std::move(recording_);
+    if (recordings_fail) cuda::check(fake::failed(cudaErrorMemoryAllocation), "cudaGraphInstantiate");
+    if (done && done->tasks.empty()) done.reset();
+    return done;
   }
   void fill_zero(void* data, size_t bytes, Stream& stream) override {
     fake::queue(cuda::raw_stream(stream), [=] { std::memset(data, 0, bytes); });
@@ -147,6 +159,7 @@ class FakeBackend final : public Backend {
 
  private:
   const int index_;
+  std::unique_ptr<FakeRecording> recording_;  // under way
 };
 
 }  // namespace
@@ -158,6 +171,7 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
   return std::make_unique<FakeBackend>(options.index);
 }
 int fake::recordings() { return num_recordings; }
+void fake::fail_recordings(bool on) { recordings_fail = on; }
 
 bool built_with_cuda() { return true; }
 int num_cuda_devices() { return fake::kNumGpus; }

@@ -29,14 +29,14 @@ class Stream {
 
   void queue(std::function<void()> task) {
     std::unique_lock lock(mutex_);
-    if (recording_) return;
+    if (recorded_) return recorded_->push_back(std::move(task));
     changed_.wait(lock, [&] { return tasks_.size() < kMaxQueued; });
     tasks_.push_back(std::move(task));
     changed_.notify_all();
   }
-  void set_recording(bool on) {
+  void record_to(Tasks* tasks) {
     const std::lock_guard lock(mutex_);
-    recording_ = on;
+    recorded_ = tasks;
   }
   bool is_empty() {
     const std::lock_guard lock(mutex_);
@@ -71,7 +71,7 @@ class Stream {
   std::condition_variable changed_;
   std::deque<std::function<void()>> tasks_;  // the first one is running
   bool ending_ = false;
-  bool recording_ = false;
+  Tasks* recorded_ = nullptr;
 };
 
 /// All whose work is not over.
@@ -153,7 +153,7 @@ void load(std::type_index kernel) {
   }
   streams().synchronize();
 }
-void set_recording(cudaStream_t stream, bool on) { of(stream).set_recording(on); }
+void record_to(cudaStream_t stream, Tasks* tasks) { of(stream).record_to(tasks); }
 void queue(cudaStream_t stream, std::function<void()> task) { of(stream).queue(std::move(task)); }
 void queue_copy(cudaStream_t stream, std::function<void()> copy) {
   CopyEngine& engine = copy_engine(of(stream).device);

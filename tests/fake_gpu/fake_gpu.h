@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <functional>
 #include <typeindex>
+#include <vector>
 
 namespace trireme::fake {
 
@@ -26,10 +27,13 @@ void load(std::type_index kernel);
 /// By a copy engine: in the order in which all of the device are queued.
 void queue_copy(cudaStream_t stream, std::function<void()> copy);
 void synchronize(cudaStream_t stream);
-/// Whether what is queued on it is dropped: a recording of it is under way.
-void set_recording(cudaStream_t stream, bool on);
-/// How many recordings the fake backends were asked for; all of them fail at their end.
+using Tasks = std::vector<std::function<void()>>;
+/// Has what is queued on it put there, and not run; null: ends that.
+void record_to(cudaStream_t stream, Tasks* tasks);
+/// How many recordings the fake backends were asked for.
 int recordings();
+/// Whether recordings fail at their end.
+void fail_recordings(bool on);
 /// Whether that lies in memory of a device.
 bool is_on_device(const void* data);
 

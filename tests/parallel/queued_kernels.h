@@ -7,6 +7,8 @@
 #include <tuple>
 
 #include "core/context.h"
+#include "core/ops/classifier.h"
+#include "core/ops/classifier_part.h"
 #include "tests/comm/fake_device.h"
 
 namespace trireme {
@@ -20,6 +22,19 @@ inline Tensor unowned(const Tensor& t) {
 template <class T>
 T unowned(const T& value) {
   return value;
+}
+inline ClassifierArgs unowned(ClassifierArgs args) {
+  for (Tensor* t : {&args.h, &args.w, &args.targets, &args.loss_scale, &args.loss, &args.dh, &args.dw}) *t = unowned(*t);
+  return args;
+}
+inline ClassifierPart unowned(ClassifierPart part) {
+  for (Tensor* t : {&part.h, &part.w, &part.targets, &part.loss_scale, &part.losses, &part.loss, &part.dh, &part.dw})
+    *t = unowned(*t);
+  return part;
+}
+inline ClassifierPartChunk unowned(ClassifierPartChunk chunk) {
+  for (Tensor* t : {&chunk.logits, &chunk.sums, &chunk.all_sums}) *t = unowned(*t);
+  return chunk;
 }
 
 /// A kernel of the host on a device whose queue(stream, task) puts tasks on its streams.

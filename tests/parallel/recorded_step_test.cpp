@@ -71,6 +71,35 @@ TEST(RecordedStepTest, SumsGradientsOfEachReplay) {
   }
 }
 
+TEST(RecordedStepTest, OnlyItsStreamWaitsForWhatIsOnlyRecorded) {
+  LocalWorld(2).run([](Group& world) {
+    Engine engine(make_fake_device<AddKernel>(world.rank()));
+    Context ctx = engine.context();
+    const auto group = make_device_group(world, engine.backend(), "group", {.nccl_ctas = 0, .staged = true});
+    const std::vector<float> values{1.0f + static_cast<float>(world.rank())};
+    const Tensor t = ctx.from_host<float>(values, {1});
+    Tensor twice = ctx.zeros({1});
+    const std::unique_ptr<Stream> other = engine.backend().make_stream();
+    const auto recording = ctx.recorder->record([&] {
+      const Work sum = group->all_reduce(t, ReduceOp::sum, "sum", ctx.stream);
+      EXPECT_FALSE(sum.done());
+      EXPECT_THROW(sum.wait(), InternalError);
+      EXPECT_THROW(sum.wait(*other), InternalError);
+      sum.wait_until_issued();
+      sum.wait(*ctx.stream);
+      EXPECT_TRUE(sum.done());
+      sum.wait(*ctx.stream);  // once more is no harm
+      ctx.kernel<AddKernel>()(ctx, t, t, twice);
+    });
+    EXPECT_EQ(ctx.stream->recorder(), nullptr);
+    EXPECT_THAT(read(ctx, t), ElementsAre(values[0])) << "recorded, not run";
+    recording->replay(*ctx.stream);
+    EXPECT_THAT(read(ctx, twice), ElementsAre(6.0f));
+    recording->replay(*ctx.stream);
+    EXPECT_THAT(read(ctx, twice), ElementsAre(12.0f));
+  });
+}
+
 TEST(RecordedStepTest, KeepsTheOrderOfWorkAndActions) {
   Engine engine(make_fake_device<FillKernel>(0));
   Context ctx = engine.context();

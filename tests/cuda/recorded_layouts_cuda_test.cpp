@@ -1,0 +1,25 @@
+// A recorded step of any layout is the step itself: its exchanges are called between the pieces that are replayed.
+#include "tests/cuda/layouts_fixture.h"
+
+namespace trireme {
+namespace {
+
+class RecordedLayoutsCuda : public LayoutsOnGpus {};
+
+TEST_P(RecordedLayoutsCuda, AReplayedStepIsTheStepItself) {
+  const auto outcome = [](const char* cuda_graph, Config c) {
+    c.parallel = GetParam().parallel;
+    c.run.cuda_graph = cuda_graph;
+    return train(c, GetParam().ranks);
+  };
+  const Outcome launched = outcome("off", config("f32", "launched")), replayed = outcome("on", config("f32", "replayed"));
+  EXPECT_LT(launched.losses.back(), launched.losses.front());
+  EXPECT_EQ(replayed.losses, launched.losses);
+  EXPECT_EQ(replayed.weights, launched.weights);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, RecordedLayoutsCuda, ::testing::ValuesIn(kLayouts),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace trireme
