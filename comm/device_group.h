@@ -1,6 +1,7 @@
 // DeviceGroup: a Group whose tensors lie in device memory; what make_device_group() makes for a device that works on its
 // own. Operations are queued: a call returns at once (but see CallMode), Work::wait(stream) makes a stream wait, and
-// Work::wait() the host. Of a stream that is recorded, each replay makes the calls again (comm/recorded_call.h).
+// Work::wait() the host. Of a stream that is recorded, each replay makes the calls again
+// (comm/recorded_call.h): the group, and memory that is not of the recording, outlive that.
 //
 // Tensors of host memory go to a host group of the same ranks, so one group serves for both; the two kinds do not wait
 // for each other. Device operations of several groups must be called in one order on all ranks, as those of one group.

@@ -8,20 +8,16 @@ Work RecordedCall::record(Recorder& recorder, std::vector<Tensor> held, std::fun
   return Work(std::move(state));
 }
 
-void RecordedCall::wait() {
-  TRIREME_ASSERT(waited_, "the host waits for what is only recorded");
-}
+void RecordedCall::wait() { throw InternalError("the host waits for what is only recorded"); }
 
 void RecordedCall::wait(Stream& stream) {
-  if (waited_) return;
   TRIREME_ASSERT(stream.recorder() == &recorder_, "a stream that is not recorded waits for what is");
   recorder_.on_host([self = shared_from_this(), &stream] { std::exchange(self->work_, Work()).wait(stream); });
-  held_.clear();
-  waited_ = true;
+  release_tensors();
 }
 
 void RecordedCall::wait_until_issued() {
-  if (!waited_) recorder_.on_host([self = shared_from_this()] { self->work_.wait_until_issued(); });
+  recorder_.on_host([self = shared_from_this()] { self->work_.wait_until_issued(); });
 }
 
 }  // namespace trireme::comm

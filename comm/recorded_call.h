@@ -13,23 +13,23 @@ namespace trireme::comm {
 
 class RecordedCall final : public Work::State, public std::enable_shared_from_this<RecordedCall> {
  public:
-  /// `call` is what replays call. It must not keep memory of the recording: the tensors that it uses are `held` until a
-  /// stream waits, since then others may have their memory.
+  /// `call` is what replays call. It must not keep memory of the recording: the tensors that it uses are `held` until the
+  /// stream waits, since then others may have their memory. What it refers to outlives the recording.
   static Work record(Recorder& recorder, std::vector<Tensor> held, std::function<Work()> call);
 
   RecordedCall(Recorder& recorder, std::vector<Tensor> held) : recorder_(recorder), held_(std::move(held)) {}
 
-  bool done() const override { return waited_; }
-  /// InternalError where no stream waited before: nothing runs while it is recorded.
+  bool done() const override { return false; }
+  /// InternalError: nothing runs while it is recorded.
   void wait() override;
-  /// The recorded one.
+  /// The recorded one; InternalError for another.
   void wait(Stream& stream) override;
   void wait_until_issued() override;
+  void release_tensors() override { held_.clear(); }
 
  private:
   Recorder& recorder_;
   std::vector<Tensor> held_;
-  bool waited_ = false;
   Work work_;  // of the replay that is going on
 };
 

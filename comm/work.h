@@ -8,8 +8,8 @@
 
 namespace trireme {
 
-/// Cheap to copy. A default-constructed Work is done. The operation keeps the tensors it works on alive; it
-/// runs on when its Work is dropped, as long as there is the group.
+/// Cheap to copy. A default-constructed Work is done. The operation keeps the tensors it works on alive (those of a replay:
+/// comm/recorded_call.h); it runs on when its Work is dropped, as long as there is the group.
 class [[nodiscard]] Work {
  public:
   /// What an implementation of Group hands out.
@@ -20,6 +20,7 @@ class [[nodiscard]] Work {
     virtual void wait() = 0;
     virtual void wait(Stream&) { wait(); }
     virtual void wait_until_issued() {}
+    virtual void release_tensors() {}
   };
 
   Work() = default;
@@ -38,6 +39,11 @@ class [[nodiscard]] Work {
   /// must not come between the halves of an exchange.
   void wait_until_issued() const {
     if (state_) state_->wait_until_issued();
+  }
+  /// The caller knows otherwise that it is done before what is queued from here on: of a recorded call, which never is done,
+  /// the tensors' memory may be used again.
+  void release_tensors() const {
+    if (state_) state_->release_tensors();
   }
   /// True when wait() would not block: done, or failed.
   bool done() const { return !state_ || state_->done(); }

@@ -92,7 +92,8 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, MemoryClass memory_cl
       return got;
     };
     data = ask();
-    if (!data && !free_.empty()) {  // what is cached in other sizes may be what is missing
+    // What is cached in other sizes may be what is missing; but steps that can't be recorded need it again.
+    if (!data && !free_.empty() && !recording_) {
       const Blocks blocks = take_free_blocks();
       lock.unlock();
       release(blocks);

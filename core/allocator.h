@@ -74,7 +74,8 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
   void release_cached();  // gives unused blocks back to the device
 
   /// Blocks handed out from begin_recording() to end_recording() belong to the recorded work: they are never given back
-  /// to the device, and others may have them only while the work is not replayed.
+  /// to the device, and others may have them only while the work is not replayed. Meanwhile cached blocks stay, whatever is
+  /// asked for.
   void begin_recording();
   void end_recording();
   /// Whether somebody holds a block of the recorded work: then it can't be replayed.

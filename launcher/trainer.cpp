@@ -117,15 +117,16 @@ void Trainer::build_model() {
     optimizer_ = make_optimizer(config_.optim, rounding);
     guard_ = std::make_unique<UpdateGuard>(ctx_, config_.optim, loss_scale_settings(config_.precision));
   });
+  if (config_.run.cuda_graph == "on" && !ctx_.backend->is_asynchronous())
+    say("note: run.cuda_graph: on: steps of the CPU are not recorded");
   step_ = std::make_unique<TrainStep>(ctx_, TrainStepParts{*model_, *reducer_, shards_, *optimizer_, *guard_, *stats_group_},
                                       geometry_, micro_batches_, static_cast<uint64_t>(config_.run.seed),
                                       records_steps());
 }
 
 bool Trainer::records_steps() const {
-  const bool of_any_layout = config_.run.cuda_graph == "on";
-  if (of_any_layout && !ctx_.backend->is_asynchronous()) say("note: run.cuda_graph: on: steps of the CPU are not recorded");
-  return of_any_layout || (config_.run.cuda_graph == "auto" && mesh_.shape().size(Axis::data) == world_.size());
+  const bool only_data_ranks = mesh_.shape().size(Axis::data) == world_.size();
+  return config_.run.cuda_graph == "on" || (config_.run.cuda_graph == "auto" && only_data_ranks);
 }
 
 /// State that a resumed run takes over: the optimizer's, and the guard's where it is of this config's shape.

@@ -37,6 +37,13 @@ void PipelineExecutor::plan_channel(int64_t maker, int64_t taker, Direction dire
   c.tag = static_cast<int>(2 * maker) + (direction == Direction::backward ? 1 : 0);
   c.order = schedule_.channel_order(static_cast<int>(maker), direction);
   if (!has_stage(maker)) c.own_before = own_actions_before(schedule_, rank_, static_cast<int>(maker), direction);
+  c.peer_actions.resize(static_cast<size_t>(schedule_.micro_batches));
+  const std::vector<Action>& theirs = schedule_.ranks[static_cast<size_t>(c.peer)];
+  for (size_t i = 0; i < theirs.size(); ++i) {
+    const Action& a = theirs[i];
+    const bool is_of_channel = direction == Direction::forward ? a.is_forward() : a.makes_input_gradient();
+    if (is_of_channel && a.stage == (has_stage(maker) ? taker : maker)) c.peer_actions[a.micro_batch] = i;
+  }
   channels_.emplace(std::pair(maker, direction), std::move(c));
 }
 
@@ -70,6 +77,7 @@ Tensor PipelineExecutor::take(Channel& c, int64_t micro_batch, const Step& step)
   c.arriving.erase(found);
   if (is_message) post_receives(step);
   work.wait(*step.ctx.stream);
+  if (is_message) release_sends(c.peer, c.peer_actions[static_cast<size_t>(micro_batch)]);
   return value;
 }
 
@@ -81,13 +89,19 @@ void PipelineExecutor::hand_over(Channel& c, int64_t micro_batch, const Tensor& 
     return;
   }
   if (!step.exchanges) return;
-  sends_.push_back(
-      group_->send(value, c.peer, c.tag, fmt::format("micro-batch {}", micro_batch), step.ctx.stream));
+  Work work = group_->send(value, c.peer, c.tag, fmt::format("micro-batch {}", micro_batch), step.ctx.stream);
+  sends_.push_back({std::move(work), c.peer, c.peer_actions[static_cast<size_t>(micro_batch)]});
+}
+
+/// What the peer's action has made is here, so what it and those before it took was sent.
+void PipelineExecutor::release_sends(int peer, size_t action) {
+  for (const Sent& sent : sends_)
+    if (sent.peer == peer && sent.taken_by <= action) sent.work.release_tensors();
 }
 
 void PipelineExecutor::drop_finished_sends() {
-  while (!sends_.empty() && sends_.front().done()) {
-    sends_.front().wait();  // throws when it failed
+  while (!sends_.empty() && sends_.front().work.done()) {
+    sends_.front().work.wait();  // throws when it failed
     sends_.pop_front();
   }
 }
@@ -165,7 +179,7 @@ void PipelineExecutor::rehearse(const Context& outer, const Shape& shape, DType 
 void PipelineExecutor::run(const Context& ctx, const Shape& shape, DType dtype, const StageForward& forward,
                            GradientSink* sink) {
   run_actions({ctx, shape, dtype, forward, sink});
-  for (; !sends_.empty(); sends_.pop_front()) sends_.front().wait(*ctx.stream);
+  for (; !sends_.empty(); sends_.pop_front()) sends_.front().work.wait(*ctx.stream);
 }
 
 void PipelineExecutor::run_actions(const Step& step) {

@@ -59,6 +59,7 @@ class PipelineExecutor {
     int peer = 0;  // the rank at the other end; this one where both stages are here
     int tag = 0;
     std::vector<uint16_t> order;                          // micro-batches, as the maker has them
+    std::vector<size_t> peer_actions;  // by micro-batch: which of the peer's makes or takes the message
     std::vector<size_t> own_before;  // of each: the actions of this rank that it waits for, where it is received
     size_t posted = 0;                                    // receives
     std::map<int64_t, std::pair<Tensor, Work>> arriving;  // by micro-batch
@@ -78,6 +79,12 @@ class PipelineExecutor {
     int64_t num_micro_batches = kAllMicroBatches;
   };
 
+  struct Sent {
+    Work work;
+    int peer = 0;
+    size_t taken_by = 0;  // which of the peer's actions
+  };
+
   int rank_of(int64_t stage) const { return schedule_.rank_of_stage[static_cast<size_t>(stage)]; }
   Channel& channel(int64_t maker, Direction direction) { return channels_.at({maker, direction}); }
   void plan_channels();
@@ -88,6 +95,7 @@ class PipelineExecutor {
   Tensor take(Channel& channel, int64_t micro_batch, const Step& step);
   void hand_over(Channel& channel, int64_t micro_batch, const Tensor& value, const Step& step);
   void drop_finished_sends();
+  void release_sends(int peer, size_t action);
   std::string span_name(const Action& action) const;
 
   void run_forward_action(const Action& action, const Step& step);
@@ -101,7 +109,7 @@ class PipelineExecutor {
       completes_gradients_;  // by action of this rank: the last that adds to its stage's gradients
   std::map<std::pair<int64_t, Direction>, Channel> channels_;  // by the stage that makes what goes through
   std::map<std::pair<int64_t, int64_t>, InFlight> in_flight_;  // by stage and micro-batch
-  std::deque<Work> sends_;
+  std::deque<Sent> sends_;
   size_t done_ = 0;  // actions of this run
 };
 

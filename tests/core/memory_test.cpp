@@ -160,6 +160,19 @@ TEST(AllocatorTest, BlocksOfRecordedWorkStayAndTellWhenSomebodyHasThem) {
   EXPECT_EQ(backend.used_bytes, 0u);
 }
 
+TEST(AllocatorTest, CachedBlocksStayWhileWorkIsRecorded) {
+  SmallBackend backend(8192);
+  const auto allocator = std::make_shared<Allocator>(backend);
+  allocator->allocate(4096, MemoryClass::activations);  // what steps need that can't be recorded
+  allocator->begin_recording();
+  EXPECT_THROW(allocator->allocate(6144, MemoryClass::activations), IoError);
+  allocator->end_recording();
+  allocator->forget_recording();
+  const int asked = backend.asked;
+  allocator->allocate(4096, MemoryClass::activations);
+  EXPECT_EQ(backend.asked, asked);
+}
+
 TEST(BucketTest, LastDeclaredFirstAlignedAndPadded) {
   Model model;
   const auto buckets = plan_buckets(model.parameters(), 128 * sizeof(float), 64);

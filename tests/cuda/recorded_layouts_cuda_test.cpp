@@ -1,8 +1,13 @@
 // A recorded step of any layout is the step itself: its exchanges are called between the pieces that are replayed.
+#include <gmock/gmock.h>
+
 #include "tests/cuda/layouts_fixture.h"
 
 namespace trireme {
 namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 class RecordedLayoutsCuda : public LayoutsOnGpus {};
 
@@ -12,7 +17,10 @@ TEST_P(RecordedLayoutsCuda, AReplayedStepIsTheStepItself) {
     c.run.cuda_graph = cuda_graph;
     return train(c, GetParam().ranks);
   };
-  const Outcome launched = outcome("off", config("f32", "launched")), replayed = outcome("on", config("f32", "replayed"));
+  const Outcome launched = outcome("off", config("f32", "launched"));
+  ::testing::internal::CaptureStdout();
+  const Outcome replayed = outcome("on", config("f32", "replayed"));
+  EXPECT_THAT(::testing::internal::GetCapturedStdout(), Not(HasSubstr("launched one by one")));
   EXPECT_LT(launched.losses.back(), launched.losses.front());
   EXPECT_EQ(replayed.losses, launched.losses);
   EXPECT_EQ(replayed.weights, launched.weights);

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <vector>
 
@@ -45,7 +46,8 @@ void sum_parts_of(const comm::Parts& parts, float scale, T* out, T* copy) {
 }
 
 std::atomic<int> num_recordings = 0;
-std::atomic<bool> recordings_fail = false;
+constexpr int kAllSucceed = std::numeric_limits<int>::max();
+std::atomic<int> first_to_fail = kAllSucceed;  // of a backend's recordings
 
 class FakeRecording final : public Recording {
  public:
@@ -143,7 +145,7 @@ class FakeBackend final : public Backend {
   std::unique_ptr<Recording> end_recording(Stream& stream) override {
     fake::record_to(cuda::raw_stream(stream), nullptr);
     std::unique_ptr<FakeRecording> done = std::move(recording_);
-    if (recordings_fail) cuda::check(fake::failed(cudaErrorMemoryAllocation), "cudaGraphInstantiate");
+    if (num_recorded_++ >= first_to_fail) cuda::check(fake::failed(cudaErrorMemoryAllocation), "cudaGraphInstantiate");
     if (done && done->tasks.empty()) done.reset();
     return done;
   }
@@ -160,6 +162,7 @@ class FakeBackend final : public Backend {
  private:
   const int index_;
   std::unique_ptr<FakeRecording> recording_;  // under way
+  int num_recorded_ = 0;
 };
 
 }  // namespace
@@ -171,7 +174,7 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
   return std::make_unique<FakeBackend>(options.index);
 }
 int fake::recordings() { return num_recordings; }
-void fake::fail_recordings(bool on) { recordings_fail = on; }
+void fake::fail_recordings_after(std::optional<int> pieces) { first_to_fail = pieces.value_or(kAllSucceed); }
 
 bool built_with_cuda() { return true; }
 int num_cuda_devices() { return fake::kNumGpus; }

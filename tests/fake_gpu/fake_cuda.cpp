@@ -16,6 +16,7 @@
 #include <thread>
 #include <utility>
 
+#include "core/error.h"
 #include "tests/comm/memory_ranges.h"
 #include "tests/fake_gpu/fake_gpu.h"
 
@@ -37,6 +38,10 @@ class Stream {
   void record_to(Tasks* tasks) {
     const std::lock_guard lock(mutex_);
     recorded_ = tasks;
+  }
+  bool is_recorded() {
+    const std::lock_guard lock(mutex_);
+    return recorded_;
   }
   bool is_empty() {
     const std::lock_guard lock(mutex_);
@@ -170,7 +175,10 @@ void queue_copy(cudaStream_t stream, std::function<void()> copy) {
     engine.changed.notify_all();
   });
 }
-void synchronize(cudaStream_t stream) { of(stream).synchronize(); }
+void synchronize(cudaStream_t stream) {
+  if (of(stream).is_recorded()) throw InternalError("a stream that is recorded is waited for");
+  of(stream).synchronize();
+}
 bool is_on_device(const void* data) { return memory().contains(data); }
 
 namespace {

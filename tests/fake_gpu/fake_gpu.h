@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <optional>
 #include <typeindex>
 #include <vector>
 
@@ -32,8 +33,8 @@ using Tasks = std::vector<std::function<void()>>;
 void record_to(cudaStream_t stream, Tasks* tasks);
 /// How many recordings the fake backends were asked for.
 int recordings();
-/// Whether recordings fail at their end.
-void fail_recordings(bool on);
+/// Each fake backend's recordings fail at their end but for the first `pieces`; nothing: all succeed.
+void fail_recordings_after(std::optional<int> pieces);
 /// Whether that lies in memory of a device.
 bool is_on_device(const void* data);
 

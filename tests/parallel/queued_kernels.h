@@ -55,7 +55,7 @@ struct QueuedKernel<Device, Kernel, void(Context&, Arguments...)> {
 template <class Device, class Kernel, class Result, class... Arguments>
 struct QueuedKernel<Device, Kernel, Result(Context&, Arguments...)> {
   static Result run(Context& ctx, Arguments... arguments) {
-    ctx.stream->synchronize();
+    if (!ctx.stream->recorder()) ctx.stream->synchronize();
     auto& host = ctx.backend->state<Engine>();
     Context host_ctx = host.context();
     return host.backend().kernel<Kernel>()(host_ctx, arguments...);
