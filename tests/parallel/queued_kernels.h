@@ -13,12 +13,8 @@
 
 namespace trireme {
 
-/// The same memory, owned by nobody.
-inline Tensor unowned(const Tensor& t) {
-  if (!t.defined()) return t;
-  return {std::make_shared<Storage>(std::shared_ptr<void>(), t.raw(), t.bytes()), 0, t.shape(), t.dtype(),
-          Device{}};
-}
+/// What a kernel is given, with memory that is owned by nobody.
+inline Tensor unowned(const Tensor& t) { return t.unowned(); }
 template <class T>
 T unowned(const T& value) {
   return value;
