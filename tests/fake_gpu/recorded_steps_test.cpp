@@ -20,8 +20,8 @@ class RecordedSteps : public TrainerTest {
  protected:
   void TearDown() override { fake::fail_recordings_after(std::nullopt); }
 
-  /// Of six steps, before the third of which they are recorded; and how often the backends were asked for a recording, before
-  /// the fourth step and after the last.
+  /// Of six steps, the third of which is recorded; and how often the backends were asked for a recording, by the end of the
+  /// fourth and of the last.
   struct Outcome {
     std::vector<double> losses;
     int pieces = 0, asked = 0;
@@ -64,6 +64,13 @@ TEST_F(RecordedSteps, AreRecordedOnce) {
     EXPECT_GE(replayed.pieces, ranks.count == 1 ? 1 : 2 * ranks.count) << "the work between exchanges";
     EXPECT_EQ(replayed.asked, replayed.pieces);
     EXPECT_EQ(replayed.losses, launched.losses);
+  }
+}
+
+TEST_F(RecordedSteps, AreThoseOfDataRanksUnlessAskedFor) {
+  for (const Ranks& ranks : layouts_) {
+    const bool only_data_ranks = ranks.parallel.tensor * ranks.parallel.context * ranks.parallel.pipeline == 1;
+    EXPECT_EQ(run("auto", ranks).asked > 0, only_data_ranks);
   }
 }
 

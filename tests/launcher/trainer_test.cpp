@@ -114,6 +114,18 @@ TEST_F(TrainerTest, AFixedLossScaleThatIsTooLargeIsTold) {
   EXPECT_EQ(output.find("note: gradients", note + 1), std::string::npos) << "once is enough";
 }
 
+TEST_F(TrainerTest, ThatTheHostRecordsNoStepsIsToldWhereTheyWereAskedFor) {
+  for (const char* cuda_graph : {"on", "auto"}) {
+    Config c = config(cuda_graph);
+    c.run.cuda_graph = cuda_graph;
+    SoloGroup group;
+    ::testing::internal::CaptureStdout();
+    Trainer(c, group).step();
+    const std::string output = ::testing::internal::GetCapturedStdout();
+    EXPECT_EQ(output.find("note: run.cuda_graph: on") != std::string::npos, c.run.cuda_graph == "on") << output;
+  }
+}
+
 TEST_F(TrainerTest, AStepInSteadyStateAsksForNoMemory) {
   for (const int ranks : {1, 4}) {
     Config c = config("steady-" + std::to_string(ranks));
