@@ -40,8 +40,8 @@ class [[nodiscard]] Work {
   void wait_until_issued() const {
     if (state_) state_->wait_until_issued();
   }
-  /// The caller knows otherwise that it is done before what is queued from here on: of a recorded call, which never is done,
-  /// the tensors' memory may be used again.
+  /// The operation will be over by the time that what is queued from here on runs, as the caller knows. A recorded call, of
+  /// which that can't be told, gives the tensors' memory up; others do once they are done.
   void release_tensors() const {
     if (state_) state_->release_tensors();
   }

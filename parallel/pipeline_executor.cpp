@@ -93,7 +93,7 @@ void PipelineExecutor::hand_over(Channel& c, int64_t micro_batch, const Tensor& 
   sends_.push_back({std::move(work), c.peer, c.peer_actions[static_cast<size_t>(micro_batch)]});
 }
 
-/// What the peer's action has made is here, so what it and those before it took was sent.
+/// What the peer's action made is here, so what that one and those before it took has arrived there.
 void PipelineExecutor::release_sends(int peer, size_t action) {
   for (const Sent& sent : sends_)
     if (sent.peer == peer && sent.taken_by <= action) sent.work.release_tensors();
@@ -183,7 +183,7 @@ void PipelineExecutor::run(const Context& ctx, const Shape& shape, DType dtype, 
 }
 
 void PipelineExecutor::run_actions(const Step& step) {
-  in_flight_.clear();  // of a step that was given up, as these are
+  in_flight_.clear();  // a step that was given up may have left all of these
   sends_.clear();
   for (auto& [key, c] : channels_) {
     c.posted = 0;

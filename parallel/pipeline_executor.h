@@ -58,8 +58,8 @@ class PipelineExecutor {
   struct Channel {
     int peer = 0;  // the rank at the other end; this one where both stages are here
     int tag = 0;
-    std::vector<uint16_t> order;                          // micro-batches, as the maker has them
     std::vector<size_t> peer_actions;  // by micro-batch: which of the peer's makes or takes the message
+    std::vector<uint16_t> order;                          // micro-batches, as the maker has them
     std::vector<size_t> own_before;  // of each: the actions of this rank that it waits for, where it is received
     size_t posted = 0;                                    // receives
     std::map<int64_t, std::pair<Tensor, Work>> arriving;  // by micro-batch
@@ -79,7 +79,7 @@ class PipelineExecutor {
     int64_t num_micro_batches = kAllMicroBatches;
   };
 
-  struct Sent {
+  struct Sent {  // a message, which may be under way
     Work work;
     int peer = 0;
     size_t taken_by = 0;  // which of the peer's actions
