@@ -8,7 +8,9 @@ Work RecordedCall::record(Recorder& recorder, std::vector<Tensor> held, std::fun
   return Work(std::move(state));
 }
 
-void RecordedCall::wait() { throw InternalError("the host waits for what is only recorded"); }
+void RecordedCall::wait() {
+  throw IoError("the host waits for an exchange within a step, which can't be recorded: have the stream wait, or set run.cuda_graph to off");
+}
 
 void RecordedCall::wait(Stream& stream) {
   TRIREME_ASSERT(stream.recorder() == &recorder_, "a stream that is not recorded waits for what is");

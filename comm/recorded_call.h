@@ -20,7 +20,7 @@ class RecordedCall final : public Work::State, public std::enable_shared_from_th
   RecordedCall(Recorder& recorder, std::vector<Tensor> held) : recorder_(recorder), held_(std::move(held)) {}
 
   bool done() const override { return false; }
-  /// InternalError: nothing runs while it is recorded.
+  /// IoError, by which the recording fails: nothing runs meanwhile.
   void wait() override;
   /// The recorded one; InternalError for another.
   void wait(Stream& stream) override;

@@ -92,13 +92,19 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, MemoryClass memory_cl
       return got;
     };
     data = ask();
-    // What is cached in other sizes may be what is missing; but steps that can't be recorded need it again.
-    if (!data && !free_.empty() && !recording_) {
+    const auto ask_after_release = [&] {
       const Blocks blocks = take_free_blocks();
+      if (blocks.empty()) return;
       lock.unlock();
       release(blocks);
       lock.lock();
       data = ask();
+    };
+    // What is cached in other sizes may be what is missing; but steps that can't be recorded need it again.
+    if (!data && !recording_) ask_after_release();
+    if (!data && has_recording_ && !replaying_) {
+      forget();
+      ask_after_release();
     }
     if (!data) {
       const MemoryStats stats = stats_;
@@ -174,17 +180,30 @@ void Allocator::begin_recording() {
 void Allocator::end_recording() {
   std::lock_guard lock(mutex_);
   recording_ = false;
-}
-
-bool Allocator::recorded_blocks_in_use() const {
-  std::lock_guard lock(mutex_);
-  return recorded_in_use_ > 0;
+  has_recording_ = true;
 }
 
 void Allocator::forget_recording() {
   std::lock_guard lock(mutex_);
+  forget();
+}
+
+bool Allocator::begin_replay() {
+  std::lock_guard lock(mutex_);
+  replaying_ = has_recording_ && recorded_in_use_ == 0;
+  return replaying_;
+}
+
+void Allocator::end_replay() {
+  std::lock_guard lock(mutex_);
+  replaying_ = false;
+}
+
+/// With mutex_ held.
+void Allocator::forget() {
   recorded_.clear();
   recorded_in_use_ = 0;
+  has_recording_ = false;
 }
 
 }  // namespace trireme

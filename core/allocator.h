@@ -65,35 +65,38 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
   ~Allocator();
 
   /// `bytes` of memory, aligned to 64 bytes or more, not initialised. Where the device has none left, gives the
-  /// cached blocks back to it and asks again; throws IoError when that does not help, saying what holds the memory by
-  /// class.
+  /// cached blocks back to it and asks again, at last those of recorded work too, which is forgotten by that; throws IoError
+  /// when it does not help, saying what holds the memory by class.
   std::shared_ptr<Storage> allocate(size_t bytes, MemoryClass memory_class);
 
   MemoryStats stats() const;
   void reset_peak();
   void release_cached();  // gives unused blocks back to the device
 
-  /// Blocks handed out from begin_recording() to end_recording() belong to the recorded work: they are never given back
-  /// to the device, and others may have them only while the work is not replayed. Meanwhile cached blocks stay, whatever is
-  /// asked for.
+  /// Blocks handed out from begin_recording() to end_recording() belong to the recorded work: they are not given back
+  /// to the device before that has no other memory, and others may have them only while the work is not replayed. Meanwhile
+  /// cached blocks stay, whatever is asked for.
   void begin_recording();
   void end_recording();
-  /// Whether somebody holds a block of the recorded work: then it can't be replayed.
-  bool recorded_blocks_in_use() const;
   void forget_recording();
+  /// Before a replay, whose blocks stay until end_replay(). False where the recorded work can't be replayed: somebody holds
+  /// one of its blocks, or it was forgotten.
+  bool begin_replay();
+  void end_replay();
   Backend& backend() { return backend_; }
 
  private:
   friend class Storage;
   using Blocks = std::multimap<size_t, void*>;  // by their bytes
   void give_back(void* data, size_t bytes, size_t block_bytes, MemoryClass memory_class);
+  void forget();
   Blocks take_free_blocks();
   void release(const Blocks& blocks);
 
   Backend& backend_;
   mutable std::mutex mutex_;
   Blocks free_;
-  bool recording_ = false;
+  bool recording_ = false, has_recording_ = false, replaying_ = false;
   std::unordered_set<void*> recorded_;
   size_t recorded_in_use_ = 0;
   MemoryStats stats_;

@@ -59,7 +59,7 @@ void Recorder::on_host(std::function<void()> action) {
   if (!pieces_) return action();
   pieces_->add(backend_.end_recording(stream_));
   pieces_->add(std::move(action));
-  backend_.begin_recording(stream_);
+  TRIREME_ASSERT(backend_.begin_recording(stream_), "a device that recorded one piece records the next");
 }
 
 }  // namespace trireme

@@ -28,8 +28,8 @@ constexpr Sizes kSmall{8, 256, 6, 384, 512};    // the `char` preset
 constexpr Sizes kGpt2{2, 256, 12, 768, 50304};  // gpt2-124m
 constexpr Sizes kGpuGpt2{64, 1024, 12, 768, 50304};
 constexpr Sizes kGpuGpt2Xl{8, 1024, 25, 1600, 50304};  // gpt2-1558m
-/// Products of larger models: rows, in, out.
-constexpr std::array<std::array<int64_t, 3>, 2> kGpuProducts{{{16384, 4096, 14336}, {8192, 8192, 8192}}};
+/// Products of the classifier, if its rows were taken at once, and of larger models: rows, in, out.
+constexpr std::array<std::array<int64_t, 3>, 3> kGpuProducts{{{65536, 768, 50304}, {16384, 4096, 14336}, {8192, 8192, 8192}}};
 
 class KernelBench {
  public:

@@ -86,11 +86,11 @@ int run(int argc, char** argv) {
   }
 }
 
-/// What libraries read of the environment when they start, where the user has not set it.
-void set_environment_defaults() {
-  // Kernels that wait for other ranks must not stand before those that compute in one of the GPU's queues: of the default
-  // 8, streams share them.
-  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+/// What libraries read of the environment when they start.
+void set_environment() {
+  // What waits for other ranks must not stand before what they wait for in one of the GPU's queues: of the default 8, streams
+  // share them. Job scripts of other programs ask for 1, with which ranks would wait for one another.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/1);
   // NCCL connects all that a communicator may need when it is made, not between a step's kernels.
   setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);
 }
@@ -98,7 +98,7 @@ void set_environment_defaults() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  set_environment_defaults();
+  set_environment();
   std::signal(SIGXFSZ, SIG_IGN);  // a file that gets larger than it may: the write says so
   trireme::report_crashes(argv[0]);
   return run(argc, argv);

@@ -106,14 +106,18 @@ void TrainStep::compute() {
 bool TrainStep::replay() {
   const bool traced = ctx_.tracer && ctx_.tracer->recording();  // the spans of a replay can't be told apart
   if (!record_ || launched_ < kFirstRecorded || traced) return false;
-  if (recording_ && ctx_.allocator->recorded_blocks_in_use()) {
+  if (recording_ && !ctx_.allocator->begin_replay()) {
     recording_.reset();
     ctx_.allocator->forget_recording();
+    ctx_.allocator->release_cached();  // what took its place, which recording would leave there
   }
-  if (!recording_) record();
-  if (!recording_) return false;
+  if (!recording_) {
+    record();
+    if (!recording_ || !ctx_.allocator->begin_replay()) return false;
+  }
   TraceScope scope(ctx_.tracer, Tracer::Lane::step, "replay");
   recording_->replay(*ctx_.stream);
+  ctx_.allocator->end_replay();
   return true;
 }
 
@@ -130,7 +134,9 @@ void TrainStep::record() {
   if (!recording_) ctx_.allocator->forget_recording();
   record_ = recording_ != nullptr;
   // The device has to find memory for it. The first time comes at the same step on all ranks, others need not.
-  if (!std::exchange(has_recorded_, true)) parts_.model.meet("recorded");
+  if (std::exchange(has_recorded_, true)) return;
+  slot_of(launched_ - 1).first_recorded = true;
+  parts_.model.meet("recorded");
 }
 
 void TrainStep::read_back(Slot& slot) {
@@ -145,6 +151,7 @@ void TrainStep::launch(const Batch& batch, double lr, StepRequests requests) {
   TRIREME_ASSERT(in_flight() < kMaxInFlight, "too many steps in flight: collect() first");
   Slot& slot = slot_of(launched_);
   slot.step = batch.step;
+  slot.first_recorded = false;
   if (launched_ == 0) prepare();
   if (in_flight() == 0) slot_of(launched_ - 1).done->record(*ctx_.stream);  // what came in between is none of this step's time
   put_inputs(batch, lr, requests);
@@ -169,6 +176,7 @@ StepResult TrainStep::collect() {
   const auto* host = static_cast<const float*>(slot.host.get());
   StepResult result;
   result.step = slot.step;
+  result.first_recorded = slot.first_recorded;
   result.loss = host[loss];
   result.requests = {host[stop] > 0.0f, host[checkpoint] > 0.0f};
   std::copy_n(host + kStats, StepControl::kSize, reinterpret_cast<float*>(&result.control));

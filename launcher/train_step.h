@@ -37,6 +37,7 @@ struct StepResult {
   float loss = 0.0f;    // mean over the targets of all ranks
   StepControl control;
   StepRequests requests;  // of any rank
+  bool first_recorded = false;  // or the first for which that was tried
   /// On the device: since the step before was done, or, when that one had been collected, since this one was launched.
   double seconds = 0.0;
 };
@@ -56,6 +57,7 @@ class TrainStep {
   void launch(const Batch& batch, double lr, StepRequests requests);
   /// The oldest step in flight, waited for. CommError when a peer failed meanwhile.
   StepResult collect();
+  bool replays() const { return recording_ != nullptr; }
   size_t in_flight() const { return static_cast<size_t>(launched_ - collected_); }
 
  private:
@@ -71,6 +73,7 @@ class TrainStep {
   };
   struct Slot {  // of one step in flight
     int64_t step = 0;
+    bool first_recorded = false;
     std::shared_ptr<void> host;  // f32 [kStats + StepControl::kSize]
     std::unique_ptr<Event> done;
   };

@@ -117,16 +117,9 @@ void Trainer::build_model() {
     optimizer_ = make_optimizer(config_.optim, rounding);
     guard_ = std::make_unique<UpdateGuard>(ctx_, config_.optim, loss_scale_settings(config_.precision));
   });
-  if (config_.run.cuda_graph == "on" && !ctx_.backend->is_asynchronous())
-    say("note: run.cuda_graph: on: steps of the CPU are not recorded");
   step_ = std::make_unique<TrainStep>(ctx_, TrainStepParts{*model_, *reducer_, shards_, *optimizer_, *guard_, *stats_group_},
                                       geometry_, micro_batches_, static_cast<uint64_t>(config_.run.seed),
-                                      records_steps());
-}
-
-bool Trainer::records_steps() const {
-  const bool only_data_ranks = mesh_.shape().size(Axis::data) == world_.size();
-  return config_.run.cuda_graph == "on" || (config_.run.cuda_graph == "auto" && only_data_ranks);
+                                      config_.run.cuda_graph == "auto");
 }
 
 /// State that a resumed run takes over: the optimizer's, and the guard's where it is of this config's shape.
@@ -267,7 +260,8 @@ StepMetrics Trainer::collect() {
   m.step_ms = result.seconds * 1e3;
   m.tokens_per_s = static_cast<double>(tokens) / result.seconds;
   if (report_) report_->step(m, engine_.allocator().stats().peak_total_bytes);
-  report_notes(result.step == first_step_ + TrainStep::kFirstRecorded - 1);  // what may fail on one rank was tried
+  // What may fail on one rank was tried.
+  report_notes(result.first_recorded || result.step == first_step_ + TrainStep::kFirstRecorded - 1);
   return m;
 }
 

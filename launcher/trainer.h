@@ -45,6 +45,8 @@ class Trainer {
   const TrainProgress& progress() const { return progress_; }
   /// What this rank's device memory holds and held.
   MemoryStats memory() { return engine_.allocator().stats(); }
+  /// Whether the last step was a recorded one, replayed.
+  bool replays() const { return step_->replays(); }
   /// Writes a checkpoint of the last step. Collective.
   void save();
 
@@ -56,7 +58,6 @@ class Trainer {
   void take_first_state(const StartPoint& from);
   void resume(const std::filesystem::path& checkpoint);
   OptimizerState resumable_state(const CheckpointReader* reader) const;
-  bool records_steps() const;
   void say(const std::string& line) const;  // rank 0 prints it
   void start_reports();
   void keep_tokenizer();

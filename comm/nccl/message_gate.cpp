@@ -36,8 +36,11 @@ std::unique_ptr<MessageGate> MessageGate::join(const ncclUniqueId& id) {
 }
 
 MessageGate::~MessageGate() {
-  open();
   if (end_ == End::sender) words_->close_name();  // where nobody joined
+  if (opened_)
+    SharedWords::keep(std::move(words_));  // a stream that was held may come to them yet
+  else
+    open();
 }
 
 bool MessageGate::joined() const {
@@ -53,6 +56,7 @@ void MessageGate::pass(cudaStream_t stream) {
 }
 
 void MessageGate::open() noexcept {
+  opened_ = true;
   words_->open(kFirst, kWords, messages_);
 }
 

@@ -8,6 +8,9 @@
 
 #include <nccl.h>
 
+#include <atomic>
+#include <memory>
+
 #include "comm/nccl/shared_words.h"
 
 namespace trireme::comm {
@@ -36,7 +39,8 @@ class MessageGate {
   MessageGate(End end, std::unique_ptr<SharedWords> words);
 
   const End end_;
-  const std::unique_ptr<SharedWords> words_;
+  std::unique_ptr<SharedWords> words_;
+  std::atomic<bool> opened_ = false;  // perhaps by a thread that gives the messages up
   uint32_t messages_ = 0;
 };
 

@@ -58,14 +58,6 @@ bool wait_until(const std::function<bool()>& over) {
   return true;
 }
 
-/// Until the process ends, since streams may use them until then.
-void keep(std::unique_ptr<SharedWords> words) {
-  static auto& mutex = *new std::mutex;
-  static auto& kept = *new std::vector<std::unique_ptr<SharedWords>>;
-  const std::lock_guard lock(mutex);
-  kept.push_back(std::move(words));
-}
-
 /// Kept alive by the operations that use it.
 Tensor host_memory(size_t count, DType dtype) {
   const size_t bytes = count * size_of(dtype);
@@ -363,7 +355,7 @@ PeerCopies::~PeerCopies() {
   if (rank_ == 0 && words_ && stage_ != Stage::decided) words_->close_name();
   if (can_ && !aborted_ && (std::uncaught_exceptions() > 0 || !finish_lanes())) abort();
   if (aborted_ && !finish_lanes()) {
-    keep(std::move(words_));
+    SharedWords::keep(std::move(words_));
     return;
   }
   close_peers();

@@ -6,6 +6,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <mutex>
+#include <vector>
+
 #include "core/error.h"
 
 namespace trireme::comm {
@@ -43,6 +46,17 @@ void check_driver(CUresult result, const char* call) {
     throw CommError(fmt::format("{}: CUDA's driver gave error {}", call, static_cast<int>(result)));
 }
 
+/// Whether the present device takes them: those of some virtual machines don't.
+bool takes_stream_operations(void* word) {
+  cudaStream_t stream = nullptr;
+  if (cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, 0) != cudaSuccess) return false;
+  const CUresult result =
+      stream_operations().wait(stream, reinterpret_cast<CUdeviceptr>(word), 0, CU_STREAM_WAIT_VALUE_GEQ);
+  cudaStreamSynchronize(stream);
+  cudaStreamDestroy(stream);
+  return result == CUDA_SUCCESS;
+}
+
 }  // namespace
 
 SharedWords::SharedWords(std::string name, std::span<std::atomic<uint32_t>> words, std::byte* on_device)
@@ -60,7 +74,8 @@ std::unique_ptr<SharedWords> SharedWords::map(const std::string& name, size_t co
     void* on_device = nullptr;
     const bool registered =
         cudaHostRegister(mapped, bytes, cudaHostRegisterMapped | cudaHostRegisterPortable) == cudaSuccess;
-    if (registered && cudaHostGetDevicePointer(&on_device, mapped, 0) == cudaSuccess)
+    if (registered && cudaHostGetDevicePointer(&on_device, mapped, 0) == cudaSuccess &&
+        takes_stream_operations(on_device))
       return std::unique_ptr<SharedWords>(new SharedWords(
           name, {static_cast<std::atomic<uint32_t>*>(mapped), count}, static_cast<std::byte*>(on_device)));
     if (registered) cudaHostUnregister(mapped);
@@ -82,6 +97,13 @@ std::unique_ptr<SharedWords> SharedWords::join(const std::string& name, size_t c
 SharedWords::~SharedWords() {
   cudaHostUnregister(words_.data());
   munmap(words_.data(), words_.size_bytes());
+}
+
+void SharedWords::keep(std::unique_ptr<SharedWords> words) {
+  static auto& mutex = *new std::mutex;
+  static auto& kept = *new std::vector<std::unique_ptr<SharedWords>>;
+  const std::lock_guard lock(mutex);
+  kept.push_back(std::move(words));
 }
 
 void SharedWords::close_name() noexcept {

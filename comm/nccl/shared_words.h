@@ -25,6 +25,9 @@ class SharedWords {
   SharedWords(const SharedWords&) = delete;
   SharedWords& operator=(const SharedWords&) = delete;
 
+  /// Until the process ends: streams may use them until then.
+  static void keep(std::unique_ptr<SharedWords> words);
+
   /// Nobody can join any longer; who has stays.
   void close_name() noexcept;
 

@@ -51,7 +51,7 @@ class ClassifierOp : public Op {
 Tensor classifier_loss(Context& ctx, const Tensor& h, Parameter& w, const Tensor& targets, float scale,
                        int64_t vocab) {
   TRIREME_ASSERT(
-      h.rank() == 2 && w.shape.rank() == 2 && h.dim(1) == w.shape[1] && targets.numel() == h.dim(0),
+      h.rank() == 2 && h.dim(0) > 0 && w.shape.rank() == 2 && h.dim(1) == w.shape[1] && targets.numel() == h.dim(0),
       fmt::format("classifier {}: h {}, w {}, targets {} do not fit", w.name, to_string(h.shape()),
                   to_string(w.shape), to_string(targets.shape())));
   TRIREME_ASSERT(vocab > 0 && vocab <= w.shape[0],

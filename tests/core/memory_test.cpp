@@ -145,19 +145,43 @@ TEST(AllocatorTest, BlocksOfRecordedWorkStayAndTellWhenSomebodyHasThem) {
   const auto allocator = std::make_shared<Allocator>(backend);
   allocator->begin_recording();
   void* block = allocator->allocate(4096, MemoryClass::activations)->data();
+  EXPECT_FALSE(allocator->begin_replay());
   allocator->end_recording();
-  EXPECT_FALSE(allocator->recorded_blocks_in_use());
+  EXPECT_TRUE(allocator->begin_replay());
+  allocator->end_replay();
   allocator->release_cached();
   {
     const auto borrowed = allocator->allocate(4096, MemoryClass::workspace);
     EXPECT_EQ(borrowed->data(), block);  // it was not given back to the device, and others may use it meanwhile
-    EXPECT_TRUE(allocator->recorded_blocks_in_use());
+    EXPECT_FALSE(allocator->begin_replay());
   }
-  EXPECT_FALSE(allocator->recorded_blocks_in_use());
+  EXPECT_TRUE(allocator->begin_replay());
+  allocator->end_replay();
   EXPECT_THROW(allocator->begin_recording(), InternalError);  // one at a time
   allocator->forget_recording();
+  EXPECT_FALSE(allocator->begin_replay());
   allocator->release_cached();
   EXPECT_EQ(backend.used_bytes, 0u);
+}
+
+TEST(AllocatorTest, RecordedWorkIsForgottenWhereItsBlocksAreTheLastMemory) {
+  SmallBackend backend(8192);
+  const auto allocator = std::make_shared<Allocator>(backend);
+  allocator->begin_recording();
+  allocator->allocate(4096, MemoryClass::activations);
+  allocator->end_recording();
+  allocator->allocate(2048, MemoryClass::workspace);
+  {
+    const auto fits = allocator->allocate(3072, MemoryClass::workspace);  // where the other cached block was
+    EXPECT_TRUE(allocator->begin_replay());
+  }
+  EXPECT_THROW(allocator->allocate(6144, MemoryClass::workspace), IoError) << "a replay is being queued";
+  allocator->end_replay();
+  EXPECT_TRUE(allocator->begin_replay()) << "that failed, and changed nothing";
+  allocator->end_replay();
+  const auto larger = allocator->allocate(6144, MemoryClass::workspace);
+  EXPECT_EQ(backend.used_bytes, 6144u);
+  EXPECT_FALSE(allocator->begin_replay());
 }
 
 TEST(AllocatorTest, CachedBlocksStayWhileWorkIsRecorded) {

@@ -245,16 +245,29 @@ TEST_F(AttentionPlans, CudnnDoesWhatTrainingNeeds) {
   fmt::print("cuDNN's plans, from graphs of products, masks and reductions:\n{}", cudnn().report());
 }
 
-// A batch in parts, then heads in parts.
+// A batch in parts, then heads in parts; also where only some of them begin on 16 bytes.
 TEST_F(AttentionPlans, PartsEqualTheWhole) {
-  const AttentionShape s{4, 256, 6, 3, 64, true};
-  const Inputs in(s, DType::bf16);
-  const Results want = reference(s, in);
-  for (const int64_t heads : {24, 12, 6, 4, 2, 1}) {
-    SCOPED_TRACE(fmt::format("{} heads a part", heads));
-    cudnn().options.max_part_bytes = heads * s.tokens * s.tokens * 2;
-    expect_close(run({Path::cudnn, DType::bf16, s}, in), want, s, tolerance_of(DType::bf16));
+  for (const int64_t tokens : {256, 250, 129}) {
+    const AttentionShape s{4, tokens, 6, 3, 64, true};
+    const Inputs in(s, DType::bf16);
+    const Results want = reference(s, in);
+    for (const int64_t heads : {24, 12, 6, 4, 2, 1}) {
+      SCOPED_TRACE(fmt::format("{} tokens, {} heads a part", tokens, heads));
+      cudnn().options.max_part_bytes = heads * 256 * 256 * 2;
+      expect_close(run({Path::cudnn, DType::bf16, s}, in), want, s, tolerance_of(DType::bf16));
+    }
   }
+}
+
+TEST_F(AttentionPlans, BackwardThatTakesTooMuchMemoryIsDeclined) {
+  const AttentionShape s{1, 8192, 1, 1, 64, true};
+  const Tensor qkv = ctx_.zeros({s.tokens, s.qkv_width()}, DType::bf16), d_out = ctx_.zeros({s.tokens, 64}, DType::bf16);
+  Tensor out = ctx_.empty({s.tokens, 64}, DType::bf16), lse = ctx_.empty({1, 1, s.tokens}), d_qkv = ctx_.empty(qkv.shape(), DType::bf16);
+  ASSERT_TRUE(cudnn().forward(ctx_, qkv, s, out, lse));
+  cudnn().options.max_part_bytes = int64_t{1} << 20;  // a head's matrix takes 128 MiB
+  EXPECT_FALSE(cudnn().backward(ctx_, qkv, out, lse, d_out, s, d_qkv));
+  cudnn().options.max_part_bytes = int64_t{2} << 30;
+  EXPECT_TRUE(cudnn().backward(ctx_, qkv, out, lse, d_out, s, d_qkv));
 }
 
 TEST_F(AttentionPlans, DeterministicAtFullSize) {

@@ -1,5 +1,5 @@
 // Copies between the host and a GPU, and within its memory.
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include <cstring>
 #include <numeric>
@@ -7,6 +7,7 @@
 
 #include "core/context.h"
 #include "core/error.h"
+#include "core/tape.h"
 #include "tests/cuda/gpu.h"
 
 namespace trireme {
@@ -53,6 +54,27 @@ TEST_F(CopyCuda, AfterACallThatFailed) {
   const Tensor from = ctx_.from_host<uint8_t>(values, {3}), to = ctx_.zeros({3}, DType::u8);
   ctx_.backend->copy(to.raw(), from.raw(), 3, *ctx_.stream);
   EXPECT_EQ(read(to), values);
+}
+
+/// Takes what is not there.
+class CopyOfNothing : public Op {
+ public:
+  std::string_view name() const override { return "copy_of_nothing"; }
+  Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved&) const override {
+    ctx.backend->copy(inputs[0].raw(), nullptr, inputs[0].bytes(), *ctx.stream);
+    return {};
+  }
+  Tensors backward_input(Context&, Saved&, Tensors) const override { return {}; }
+};
+
+TEST_F(CopyCuda, WhatAnOperationCannotDoIsToldWithItsShapesAndInTheWordsOfCuda) {
+  try {
+    apply(ctx_, std::make_shared<CopyOfNothing>(), {ctx_.zeros({3, 5}, DType::bf16)});
+    FAIL() << "wanted an error";
+  } catch (const IoError& e) {
+    EXPECT_THAT(e.what(), ::testing::HasSubstr("copy_of_nothing forward of bf16[3, 5]: "));
+    EXPECT_THAT(e.what(), ::testing::HasSubstr("invalid argument (cudaErrorInvalidValue)"));
+  }
 }
 
 TEST_F(CopyCuda, OfMoreThanAGridAtOnce) {

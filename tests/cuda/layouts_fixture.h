@@ -47,6 +47,7 @@ inline const Layout kLayouts[] = {
 struct Outcome {
   std::vector<double> losses;
   Weights weights;
+  int num_replaying = 0;  // ranks, in the end
 };
 
 class LayoutsOnGpus : public ::testing::TestWithParam<Layout> {
@@ -87,6 +88,8 @@ class LayoutsOnGpus : public ::testing::TestWithParam<Layout> {
         if (world.rank() == 0) outcome.losses.push_back(m.loss);
       }
       trainer.save();
+      const std::lock_guard lock(mutex);
+      outcome.num_replaying += trainer.replays();
     };
     if (ranks == 1) {
       SoloGroup solo;

@@ -19,8 +19,10 @@ TEST_P(RecordedLayoutsCuda, AReplayedStepIsTheStepItself) {
   };
   const Outcome launched = outcome("off", config("f32", "launched"));
   ::testing::internal::CaptureStdout();
-  const Outcome replayed = outcome("on", config("f32", "replayed"));
+  const Outcome replayed = outcome("auto", config("f32", "replayed"));
   EXPECT_THAT(::testing::internal::GetCapturedStdout(), Not(HasSubstr("launched one by one")));
+  EXPECT_EQ(launched.num_replaying, 0);
+  EXPECT_EQ(replayed.num_replaying, GetParam().ranks);
   EXPECT_LT(launched.losses.back(), launched.losses.front());
   EXPECT_EQ(replayed.losses, launched.losses);
   EXPECT_EQ(replayed.weights, launched.weights);

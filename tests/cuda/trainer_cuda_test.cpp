@@ -1,5 +1,5 @@
 // Training on a GPU as a whole: the curve of the CPU, of itself, and of lower precisions; a replayed step; overflows.
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -7,7 +7,10 @@
 
 #include <cuda_runtime.h>
 
+#include <nlohmann/json.hpp>
+
 #include "comm/solo_group.h"
+#include "core/files.h"
 #include "launcher/trainer.h"
 #include "tests/cuda/gpu.h"
 #include "tests/launcher/token_file.h"
@@ -16,6 +19,8 @@ namespace trireme {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
 
 class TrainerCuda : public ::testing::Test {
  protected:
@@ -144,6 +149,30 @@ TEST_F(TrainerCuda, OverflowsInF16ShrinkTheScaleAndMoveNothing) {
   EXPECT_NE(weight(), before);
   for (int i = 0; i < 3; ++i) EXPECT_EQ(trainer.step().loss_scale, scale);
   EXPECT_EQ(trainer.step().loss_scale, 2 * scale);
+}
+
+TEST_F(TrainerCuda, AProfileTellsOfOperationsAndKernels) {
+  Config c = config("cuda", "bf16");
+  c.run.steps = 6;
+  c.run.eval_every = 0;
+  c.run.profile.steps = {4, 5};
+  c.checkpoint.at_end = false;
+  SoloGroup group;
+  Trainer(c, group).run();
+  const std::string table = read_text(fs::path(c.run.out) / "profile-00000.txt");
+  EXPECT_THAT(table, ContainsRegex("^2 steps of [0-9.]+ ms, [0-9.]+ TFLOP/s, [0-9.]+% of the peak measured"));
+  EXPECT_THAT(table, ContainsRegex("the device is idle [0-9.]+ ms a step; communication 0.000 ms, of which 0.000 ms exposed"));
+  EXPECT_THAT(table, ContainsRegex("\n +[0-9.]+ +[0-9.]+% +[0-9.]+ +[0-9.]+ +[0-9.]+%  forward: linear\n")) << "with its rate";
+  EXPECT_THAT(table, ContainsRegex("\n +[0-9.]+ +[0-9.]+% +[0-9.]+ +update\n"));
+  EXPECT_THAT(table, ContainsRegex("\n +[0-9.]+ +[0-9.]+% +[0-9.]+ +[^\n]*backward_kernel<")) << "of layer_norm";
+  const auto trace = nlohmann::json::parse(read_text(fs::path(c.run.out) / "trace-00000.json"));
+  int products = 0, kernels = 0;  // as the host queued them, as the device ran them
+  for (const auto& event : trace.at("traceEvents")) {
+    products += event.at("ph") == "X" && event.at("cat") == "compute" && event.at("name") == "linear";
+    kernels += event.at("ph") == "X" && event.at("cat") == "device" && event.at("dur").get<int64_t>() >= 0;
+  }
+  EXPECT_EQ(products, 2 * 3 * 3 * 2 * 2) << "two of each of 3 blocks, three passes of two micro-batches, in two steps";
+  EXPECT_GT(kernels, products);
 }
 
 TEST_F(TrainerCuda, AResumedRunGoesOnBitForBit) {

@@ -48,13 +48,25 @@ void sum_parts_of(const comm::Parts& parts, float scale, T* out, T* copy) {
 std::atomic<int> num_recordings = 0;
 constexpr int kAllSucceed = std::numeric_limits<int>::max();
 std::atomic<int> first_to_fail = kAllSucceed;  // of a backend's recordings
+constexpr int kAllGpus = -1;
+std::atomic<int> gpu_to_fail = kAllGpus;
+std::atomic<bool> memory_is_taken = false;
+
+struct Memory {
+  std::atomic<size_t> used_bytes = 0, most_bytes = std::numeric_limits<size_t>::max();
+};
 
 class FakeRecording final : public Recording {
  public:
+  explicit FakeRecording(Memory& memory) : memory_(memory) {}
   void replay(Stream& stream) override {
+    if (memory_is_taken) memory_.most_bytes = memory_.used_bytes.load();
     for (const auto& task : tasks) fake::queue(cuda::raw_stream(stream), task);
   }
   fake::Tasks tasks;
+
+ private:
+  Memory& memory_;
 };
 
 struct OnFakeGpu {
@@ -117,13 +129,17 @@ class FakeBackend final : public Backend {
   void* allocate(size_t bytes) override {
     cudaSetDevice(index_);
     void* data = nullptr;
-    if (cudaMalloc(&data, bytes) == cudaSuccess) return data;
+    if (memory_.used_bytes + bytes <= memory_.most_bytes && cudaMalloc(&data, bytes) == cudaSuccess) {
+      memory_.used_bytes += bytes;
+      return data;
+    }
     cudaGetLastError();
     return nullptr;
   }
-  void deallocate(void* data, size_t) override {
+  void deallocate(void* data, size_t bytes) override {
     cudaSetDevice(index_);
     cudaFree(data);
+    memory_.used_bytes -= bytes;
   }
   void copy(void* to, const void* from, size_t bytes, Stream& stream) override {
     cudaStream_t s = cuda::raw_stream(stream);
@@ -131,13 +147,14 @@ class FakeBackend final : public Backend {
       const auto copy = [=] { std::memcpy(to, from, bytes); };
       return fake::is_on_device(to) ? fake::queue(s, copy) : fake::queue_copy(s, copy);  // a kernel; a copy engine
     }
+    if (stream.recorder()) throw IoError("host memory is copied within a step");
     const auto* begin = static_cast<const std::byte*>(from);
     fake::queue_copy(s, [=, values = std::vector<std::byte>(begin, begin + bytes)] {
       std::memcpy(to, values.data(), bytes);
     });
   }
   bool begin_recording(Stream& stream) override {
-    recording_ = std::make_unique<FakeRecording>();
+    recording_ = std::make_unique<FakeRecording>(memory_);
     fake::record_to(cuda::raw_stream(stream), &recording_->tasks);
     ++num_recordings;
     return true;
@@ -145,7 +162,8 @@ class FakeBackend final : public Backend {
   std::unique_ptr<Recording> end_recording(Stream& stream) override {
     fake::record_to(cuda::raw_stream(stream), nullptr);
     std::unique_ptr<FakeRecording> done = std::move(recording_);
-    if (num_recorded_++ >= first_to_fail) cuda::check(fake::failed(cudaErrorMemoryAllocation), "cudaGraphInstantiate");
+    const bool may_fail = gpu_to_fail == kAllGpus || gpu_to_fail == index_;
+    if (num_recorded_++ >= first_to_fail && may_fail) cuda::check(fake::failed(cudaErrorMemoryAllocation), "cudaGraphInstantiate");
     if (done && done->tasks.empty()) done.reset();
     return done;
   }
@@ -161,6 +179,7 @@ class FakeBackend final : public Backend {
 
  private:
   const int index_;
+  Memory memory_;
   std::unique_ptr<FakeRecording> recording_;  // under way
   int num_recorded_ = 0;
 };
@@ -174,7 +193,11 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
   return std::make_unique<FakeBackend>(options.index);
 }
 int fake::recordings() { return num_recordings; }
-void fake::fail_recordings_after(std::optional<int> pieces) { first_to_fail = pieces.value_or(kAllSucceed); }
+void fake::fail_recordings_after(std::optional<int> pieces, std::optional<int> index) {
+  first_to_fail = pieces.value_or(kAllSucceed);
+  gpu_to_fail = index.value_or(kAllGpus);
+}
+void fake::take_what_recordings_leave(bool on) { memory_is_taken = on; }
 
 bool built_with_cuda() { return true; }
 int num_cuda_devices() { return fake::kNumGpus; }

@@ -33,8 +33,10 @@ using Tasks = std::vector<std::function<void()>>;
 void record_to(cudaStream_t stream, Tasks* tasks);
 /// How many recordings the fake backends were asked for.
 int recordings();
-/// Each fake backend's recordings fail at their end but for the first `pieces`; nothing: all succeed.
-void fail_recordings_after(std::optional<int> pieces);
+/// Recordings of each fake backend, or of GPU `index` alone, fail at their end but for the first `pieces`; nothing: all succeed.
+void fail_recordings_after(std::optional<int> pieces, std::optional<int> index = std::nullopt);
+/// Backends that replay find no more memory from then on than they had at that time.
+void take_what_recordings_leave(bool on);
 /// Whether that lies in memory of a device.
 bool is_on_device(const void* data);
 

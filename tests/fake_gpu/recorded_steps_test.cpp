@@ -1,6 +1,9 @@
 // Recorded steps on any layout: recorded once and then replayed; where recording fails, steps are launched one by one, with
-// the same results.
+// the same results; and what comes between them changes nothing.
 #include <gmock/gmock.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "tests/fake_gpu/fake_gpu.h"
 #include "tests/launcher/trainer_fixture.h"
@@ -10,6 +13,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 struct Ranks {
   int count;
@@ -18,7 +22,24 @@ struct Ranks {
 
 class RecordedSteps : public TrainerTest {
  protected:
-  void TearDown() override { fake::fail_recordings_after(std::nullopt); }
+  void TearDown() override {
+    fake::fail_recordings_after(std::nullopt);
+    fake::take_what_recordings_leave(false);
+  }
+
+  Config config_of(const std::string& cuda_graph, const Ranks& ranks) const {
+    Config c = config(cuda_graph);
+    c.run.device = "cuda";
+    c.run.cuda_graph = cuda_graph;
+    c.run.steps = 6;
+    c.parallel = ranks.parallel;
+    return c;
+  }
+  static void on(const Ranks& ranks, const std::function<void(Group&)>& body) {
+    if (ranks.count > 1) return LocalWorld(ranks.count).run(body);
+    SoloGroup solo;
+    body(solo);
+  }
 
   /// Of six steps, the third of which is recorded; and how often the backends were asked for a recording, by the end of the
   /// fourth and of the last.
@@ -27,14 +48,10 @@ class RecordedSteps : public TrainerTest {
     int pieces = 0, asked = 0;
   };
   Outcome run(const char* cuda_graph, const Ranks& ranks) const {
-    Config c = config(cuda_graph);
-    c.run.device = "cuda";
-    c.run.cuda_graph = cuda_graph;
-    c.run.steps = 6;
-    c.parallel = ranks.parallel;
+    const Config c = config_of(cuda_graph, ranks);
     const int before = fake::recordings();
     Outcome outcome;
-    const auto body = [&](Group& world) {
+    on(ranks, [&](Group& world) {
       Trainer trainer(c, world);
       for (int i = 0; i < 6; ++i) {
         const StepMetrics m = trainer.step();
@@ -43,10 +60,36 @@ class RecordedSteps : public TrainerTest {
         if (world.rank() == 0 && i == 3) outcome.pieces = fake::recordings() - before;
         world.barrier("counted").wait();
       }
-    };
-    ranks.count == 1 ? [&] { SoloGroup solo; body(solo); }() : LocalWorld(ranks.count).run(body);
+    });
     outcome.asked = fake::recordings() - before;
     return outcome;
+  }
+
+  /// A whole run that evaluates, saves and looks at some steps: the losses in its metrics, by step, of training and of
+  /// validation; and how often the backends were asked for a recording.
+  struct Run {
+    std::vector<std::pair<int64_t, double>> losses;
+    int asked = 0;
+  };
+  Run whole_run(const char* cuda_graph, const Ranks& ranks) const {
+    Config c = config_of(cuda_graph, ranks);
+    c.data.valid = c.data.train;
+    c.run.steps = 9;
+    c.run.eval_every = 4;  // not before the recording
+    c.run.eval_batches = 2;
+    c.run.profile.steps = {5, 6};
+    c.checkpoint.every = 3;
+    fs::remove_all(c.run.out);
+    const int before = fake::recordings();
+    on(ranks, [&](Group& world) { Trainer(c, world).run(); });
+    Run run{{}, fake::recordings() - before};
+    std::ifstream lines(fs::path(c.run.out) / "metrics.jsonl");
+    for (std::string line; std::getline(lines, line);) {
+      const auto json = nlohmann::json::parse(line);
+      for (const char* loss : {"loss", "valid_loss"})
+        if (json.contains(loss)) run.losses.emplace_back(json.at("step"), json.at(loss));
+    }
+    return run;
   }
 
   const std::vector<Ranks> layouts_{{1, {}},
@@ -59,18 +102,11 @@ class RecordedSteps : public TrainerTest {
 
 TEST_F(RecordedSteps, AreRecordedOnce) {
   for (const Ranks& ranks : layouts_) {
-    const Outcome launched = run("off", ranks), replayed = run("on", ranks);
+    const Outcome launched = run("off", ranks), replayed = run("auto", ranks);
     EXPECT_EQ(launched.asked, 0);
     EXPECT_GE(replayed.pieces, ranks.count == 1 ? 1 : 2 * ranks.count) << "the work between exchanges";
     EXPECT_EQ(replayed.asked, replayed.pieces);
     EXPECT_EQ(replayed.losses, launched.losses);
-  }
-}
-
-TEST_F(RecordedSteps, AreThoseOfDataRanksUnlessAskedFor) {
-  for (const Ranks& ranks : layouts_) {
-    const bool only_data_ranks = ranks.parallel.tensor * ranks.parallel.context * ranks.parallel.pipeline == 1;
-    EXPECT_EQ(run("auto", ranks).asked > 0, only_data_ranks);
   }
 }
 
@@ -81,7 +117,7 @@ TEST_F(RecordedSteps, ThatFailedChangeNoResultAndAreTold) {
       if (ranks.count == 1 && pieces > 0) continue;  // whose step is one piece
       const Outcome launched = run("off", ranks);
       ::testing::internal::CaptureStdout();
-      const Outcome tried = run("on", ranks);
+      const Outcome tried = run("auto", ranks);
       const std::string output = ::testing::internal::GetCapturedStdout();
       EXPECT_EQ(tried.asked, ranks.count * (pieces + 1)) << "each rank tries once";
       EXPECT_EQ(tried.losses, launched.losses);
@@ -89,6 +125,46 @@ TEST_F(RecordedSteps, ThatFailedChangeNoResultAndAreTold) {
                                 HasSubstr("cudaGraphInstantiate")));
     }
   }
+}
+
+TEST_F(RecordedSteps, OfOneRankAloneThatCannotChangeNoResult) {
+  for (const int pieces : {0, 1, 4}) {
+    for (const Ranks& ranks : layouts_) {
+      if (ranks.count == 1) continue;
+      const Outcome launched = run("off", ranks);
+      const int one_rank_asks = run("auto", ranks).asked / ranks.count;
+      fake::fail_recordings_after(pieces, /*index=*/1);
+      ::testing::internal::CaptureStdout();
+      const Outcome mixed = run("auto", ranks);
+      EXPECT_THAT(::testing::internal::GetCapturedStdout(), HasSubstr("steps are launched one by one"));
+      fake::fail_recordings_after(std::nullopt);
+      EXPECT_GT(mixed.asked, pieces + 1) << "the other one replays";
+      EXPECT_LE(mixed.asked, one_rank_asks + pieces + 1);
+      EXPECT_EQ(mixed.losses, launched.losses);
+    }
+  }
+}
+
+TEST_F(RecordedSteps, AreThoseThatValidationCheckpointsAndProfilesInterrupt) {
+  for (const Ranks& ranks : layouts_) {
+    const Run launched = whole_run("off", ranks), replayed = whole_run("auto", ranks);
+    EXPECT_EQ(replayed.asked, run("auto", ranks).asked) << "recorded once";
+    EXPECT_EQ(replayed.losses.size(), 9u + 3u);  // and of validation after steps 4, 8 and 9
+    EXPECT_EQ(replayed.losses, launched.losses);
+  }
+}
+
+/// Validation takes whole micro-batches, training in halves: its blocks are larger than those that were recorded.
+TEST_F(RecordedSteps, GiveUpTheirMemoryWhereThereIsNoOther) {
+  const Ranks in_halves{2, {.tensor = 2, .overlap = "on"}};
+  const Run launched = whole_run("off", in_halves);
+  const int once = run("auto", in_halves).asked;
+  fake::take_what_recordings_leave(true);
+  ::testing::internal::CaptureStdout();
+  const Run replayed = whole_run("auto", in_halves);
+  EXPECT_THAT(::testing::internal::GetCapturedStdout(), Not(HasSubstr("launched one by one")));
+  EXPECT_GT(replayed.asked, once) << "recorded anew";
+  EXPECT_EQ(replayed.losses, launched.losses);
 }
 
 }  // namespace

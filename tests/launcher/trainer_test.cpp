@@ -1,12 +1,16 @@
 // Training as a whole, with ranks as threads: every number of ranks gives the same curve, a bad step moves nothing.
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include <cmath>
 
+#include "core/files.h"
 #include "tests/launcher/trainer_fixture.h"
 
 namespace trireme {
 namespace {
+
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
 
 TEST_F(TrainerTest, EveryNumberOfRanksGivesTheSameCurve) {
   const auto reference = alone(config("one"), 10);
@@ -114,16 +118,19 @@ TEST_F(TrainerTest, AFixedLossScaleThatIsTooLargeIsTold) {
   EXPECT_EQ(output.find("note: gradients", note + 1), std::string::npos) << "once is enough";
 }
 
-TEST_F(TrainerTest, ThatTheHostRecordsNoStepsIsToldWhereTheyWereAskedFor) {
-  for (const char* cuda_graph : {"on", "auto"}) {
-    Config c = config(cuda_graph);
-    c.run.cuda_graph = cuda_graph;
-    SoloGroup group;
-    ::testing::internal::CaptureStdout();
-    Trainer(c, group).step();
-    const std::string output = ::testing::internal::GetCapturedStdout();
-    EXPECT_EQ(output.find("note: run.cuda_graph: on") != std::string::npos, c.run.cuda_graph == "on") << output;
-  }
+TEST_F(TrainerTest, AProfileIsATableAndATimelineOfItsSteps) {
+  Config c = config("profiled");
+  c.run.steps = 6;
+  c.run.eval_every = 0;
+  c.run.profile.steps = {4, 5};
+  c.checkpoint.at_end = false;
+  SoloGroup group;
+  Trainer(c, group).run();
+  const std::string table = read_text(fs::path(c.run.out) / "profile-00000.txt");
+  EXPECT_THAT(table, ContainsRegex("^2 steps of [0-9.]+ ms, [0-9.]+ TFLOP/s"));
+  // 2 layers with two products each, three passes of 4 micro-batches a step
+  EXPECT_THAT(table, ContainsRegex(" +[0-9.]+ +[0-9.]+% +48\\.0 +[0-9.]+ +[0-9. %]*linear\n"));
+  EXPECT_THAT(read_text(fs::path(c.run.out) / "trace-00000.json"), HasSubstr("\"name\":\"linear\""));
 }
 
 TEST_F(TrainerTest, AStepInSteadyStateAsksForNoMemory) {

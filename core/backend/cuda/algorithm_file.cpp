@@ -57,9 +57,9 @@ std::optional<AlgorithmChoice> parse(const std::string& product, const Json& ent
 class FileLock {
  public:
   explicit FileLock(const std::filesystem::path& file)
-      : descriptor_(open((file.string() + ".lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666)) {
-    if (descriptor_ >= 0) static_cast<void>(flock(descriptor_, LOCK_EX));
-  }
+      : descriptor_(open((file.string() + ".lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666)),
+        held_(descriptor_ >= 0 && flock(descriptor_, LOCK_EX) == 0) {}
+  bool held() const { return held_; }
   ~FileLock() {
     if (descriptor_ >= 0) close(descriptor_);
   }
@@ -68,6 +68,7 @@ class FileLock {
 
  private:
   int descriptor_;
+  bool held_;
 };
 
 }  // namespace
@@ -117,7 +118,7 @@ bool AlgorithmFile::keeps() {
   std::error_code ignored;
   std::filesystem::create_directories(path_.parent_path(), ignored);
   const FileLock file_lock(path_);
-  keeps_ = write(read());
+  keeps_ = file_lock.held() && write(read());
   return *keeps_;
 }
 

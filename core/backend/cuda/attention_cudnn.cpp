@@ -20,6 +20,8 @@ namespace {
 constexpr size_t kMinVersion = 91600;  // before, backward is wrong where T is no multiple of 128
 constexpr int64_t kMaxHeadDim = 256;
 constexpr int64_t kElementBytes = 2;
+/// What backward may take for a part that can't be made smaller.
+size_t most_workspace_bytes(int64_t max_part_bytes) { return 4 * static_cast<size_t>(max_part_bytes) + (size_t{64} << 20); }
 
 /// What cuDNN can do, as far as it is known without asking it (which costs half a second).
 bool may_support(const AttentionShape& s, std::initializer_list<const Tensor*> tensors) {
@@ -48,22 +50,23 @@ AttentionPart whole(const AttentionShape& shape, DType dtype) {
           .type = dtype == DType::f16 ? CUDNN_DATA_HALF : CUDNN_DATA_BFLOAT16};
 }
 
-int64_t largest_divisor_up_to(int64_t n, int64_t limit) {
-  int64_t d = std::clamp<int64_t>(limit, 1, n);
-  while (n % d != 0) --d;
-  return d;
+/// The largest divisor d of n up to `limit` with `d * unit` a multiple of 4, or n.
+int64_t aligned_divisor_up_to(int64_t n, int64_t limit, int64_t unit) {
+  for (int64_t d = std::clamp<int64_t>(limit, 1, n); d > 0; --d)
+    if (n % d == 0 && d * unit % 4 == 0) return d;
+  return n;
 }
 
 /// The shape of the equal parts that backward is done in, so that a part's T x T matrices take at most
-/// `max_bytes` if possible: some samples, or of one sample some heads of keys with their heads of queries.
+/// `max_bytes` if possible: some samples, or of one sample some heads of keys with their heads of queries. Each part's lse
+/// begins on 16 bytes.
 AttentionShape part_shape(const AttentionShape& whole, int64_t max_bytes) {
-  if (whole.tokens % 4 != 0) return whole;  // parts' lse would not be aligned
   const int64_t tokens = (whole.tokens + 127) / 128 * 128, group = whole.heads / whole.kv_heads;
   const int64_t heads = max_bytes / (tokens * tokens * kElementBytes);
   AttentionShape part = whole;
-  part.batch = largest_divisor_up_to(whole.batch, heads / whole.heads);
-  if (heads < whole.heads) {
-    part.kv_heads = largest_divisor_up_to(whole.kv_heads, heads / group);
+  part.batch = aligned_divisor_up_to(whole.batch, heads / whole.heads, whole.heads * whole.tokens);
+  if (heads < whole.heads && part.batch == 1) {
+    part.kv_heads = aligned_divisor_up_to(whole.kv_heads, heads / group, group * whole.tokens);
     part.heads = part.kv_heads * group;
   }
   return part;
@@ -196,11 +199,18 @@ bool CudnnAttention::backward(Context& ctx, const Tensor& qkv, const Tensor& out
   if (part.deterministic) part.shape = part_shape(shape, options.max_part_bytes);
   Plans::Entry& entry = plans_->find(ctx, Plans::Direction::backward, part);
   if (!entry.plan) return decline(ctx, qkv.dtype(), shape, entry.text);
+  if (part.deterministic && entry.plan->workspace_bytes() > most_workspace_bytes(options.max_part_bytes))
+    return decline(ctx, qkv.dtype(), shape,
+                   fmt::format("its backward takes {:.1f} GiB for one part, unless run.deterministic is false",
+                               static_cast<double>(entry.plan->workspace_bytes()) / 0x1p30));
   Scalars numbers(shape);
   const int64_t rows = part.shape.batch * part.shape.heads * shape.tokens;
   const Tensor sums = ctx.empty({rows}, DType::f32, MemoryClass::workspace);
-  const Tensor dq_sum =
-      part.deterministic ? Tensor() : ctx.empty({rows, shape.head_dim}, DType::f32, MemoryClass::workspace);
+  Tensor dq_sum;
+  if (!part.deterministic) {  // one part
+    dq_sum = ctx.empty({rows, shape.head_dim}, DType::f32, MemoryClass::workspace);
+    ctx.backend->fill_zero(dq_sum.raw(), dq_sum.bytes(), *ctx.stream);  // not every engine begins with that
+  }
   for (int64_t b = 0; b < shape.batch; b += part.shape.batch)
     for (int64_t g = 0; g < shape.kv_heads; g += part.shape.kv_heads) {
       const PartOffsets offset(shape, b, g);

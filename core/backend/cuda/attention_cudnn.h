@@ -16,7 +16,7 @@ struct CudnnAttentionOptions {
   /// an element for each head, so backward goes over the batch in parts; otherwise it adds to dq with atomic
   /// additions.
   bool deterministic = true;
-  int64_t max_part_bytes = int64_t{2} << 30;  // of those matrices, for one part; a single head may exceed it
+  int64_t max_part_bytes = int64_t{2} << 30;  // of those matrices, for one part; a part that can't be made smaller takes up to four times that
 };
 
 class CudnnAttention {

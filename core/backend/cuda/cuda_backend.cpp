@@ -94,20 +94,22 @@ class Staging {
 
 class CudaRecording : public Recording {
  public:
-  explicit CudaRecording(cudaGraph_t graph) : graph_(graph) {
-    check(cudaGraphInstantiate(&executable_, graph, 0), "cudaGraphInstantiate");
+  /// On the device from the start: the first replay of a piece should not wait for that while peers' messages are under way.
+  CudaRecording(cudaGraph_t graph, cudaStream_t stream) {
+    cudaGraphExec_t executable = nullptr;
+    check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+    executable_.reset(executable);
+    check(cudaGraphUpload(executable, stream), "cudaGraphUpload");
   }
-  ~CudaRecording() override {
-    if (executable_) cudaGraphExecDestroy(executable_);
+  void replay(Stream& stream) override {
+    check(cudaGraphLaunch(executable_.get(), raw_stream(stream)), "cudaGraphLaunch");
   }
-  void replay(Stream& stream) override { check(cudaGraphLaunch(executable_, raw_stream(stream)), "cudaGraphLaunch"); }
 
  private:
-  struct DestroyGraph {
-    void operator()(cudaGraph_t graph) const { cudaGraphDestroy(graph); }
+  struct Destroy {
+    void operator()(cudaGraphExec_t executable) const { cudaGraphExecDestroy(executable); }
   };
-  std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, DestroyGraph> graph_;
-  cudaGraphExec_t executable_ = nullptr;
+  std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, Destroy> executable_;
 };
 
 class CudaBackend : public Backend {
@@ -150,6 +152,8 @@ class CudaBackend : public Backend {
     if (bytes == 0) return;
     DeviceScope scope(index_);
     const cudaPointerAttributes source = attributes_of(from);
+    if (stream.recorder() && source.type == cudaMemoryTypeUnregistered)
+      throw IoError("host memory is copied within a step, which can't be recorded: copy it before, or set run.cuda_graph to off");
     if (bytes <= kMaxStagedBytes && source.type == cudaMemoryTypeUnregistered)
       return staging_.copy(to, from, bytes, raw_stream(stream));
     if (is_here(source) && is_here(attributes_of(to))) return copy_on_device(to, from, bytes, raw_stream(stream));
@@ -170,11 +174,10 @@ class CudaBackend : public Backend {
     DeviceScope scope(index_);
     cudaGraph_t graph = nullptr;
     check(cudaStreamEndCapture(raw_stream(stream), &graph), "cudaStreamEndCapture");
+    const std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, decltype(&cudaGraphDestroy)> owner(graph, &cudaGraphDestroy);
     size_t num_nodes = 0;
     check(cudaGraphGetNodes(graph, nullptr, &num_nodes), "cudaGraphGetNodes");
-    if (num_nodes > 0) return std::make_unique<CudaRecording>(graph);
-    cudaGraphDestroy(graph);
-    return nullptr;
+    return num_nodes > 0 ? std::make_unique<CudaRecording>(graph, raw_stream(stream)) : nullptr;
   }
 
   std::unique_ptr<DeviceProfiler> make_profiler() override { return make_cupti_profiler(); }

@@ -84,6 +84,7 @@ __device__ inline void end_loads() { __pipeline_commit(); }
 template <int kUnderWay>
 __device__ inline void wait_for_loads() {
   __pipeline_wait_prior(kUnderWay);
+  asm volatile("" ::: "memory");  // CUDA's own is not said to touch memory
 }
 
 // ---- sums

@@ -49,12 +49,6 @@ void gelu_backward_apart(Context& ctx, Product& p) {
   ctx.kernel<GeluBackward>()(ctx, p.aux, p.c, p.c);
 }
 
-void gelu_backward_sum_apart(Context& ctx, Product& p) {
-  Tensor none;
-  multiply_nn_gelu_backward(ctx, p.a, p.b, p.aux, p.c, none);
-  column_sum(ctx, p.c, false, p.bias);
-}
-
 void sum_apart(Context& ctx, Product& p) {
   multiply_tn(ctx, p.a, p.b, p.accumulate, p.c);
   column_sum(ctx, p.a, p.accumulate_bias, p.bias);
@@ -97,12 +91,9 @@ void multiply_nn_gelu_backward(Context& ctx, const Tensor& a, const Tensor& b, c
   p.fusion = Fusion::gelu_backward;
   p.aux = h;
   p.apart = &gelu_backward_apart;
-  if (sums.defined()) {
-    p.fusion = Fusion::gelu_backward_sum;
-    p.bias = sums;
-    p.apart = &gelu_backward_sum_apart;
-  }
   run(ctx, p);
+  // Not fused: cuBLASLt gives sums of c's type, in which they would be rounded (bf16) or overflow (f16).
+  if (sums.defined()) column_sum(ctx, c, false, sums);
 }
 
 void multiply_tn_and_sum(Context& ctx, const Tensor& a, const Tensor& b, bool accumulate, Tensor& c, bool accumulate_sums,

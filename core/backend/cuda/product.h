@@ -9,12 +9,11 @@
 namespace trireme::cuda {
 
 /// What is fused with a product.
-///   bias               c = a b + bias
-///   gelu               aux = a b (+ bias), c = gelu(aux); aux undefined: not kept
-///   gelu_backward      c = (a b) * gelu'(aux)
-///   gelu_backward_sum  c = (a b) * gelu'(aux), bias = the sum over m of c
-///   sum                bias (+)= the sum over k of a, which is transposed
-enum class Fusion : uint8_t { none, bias, gelu, gelu_backward, gelu_backward_sum, sum };
+///   bias           c = a b + bias
+///   gelu           aux = a b (+ bias), c = gelu(aux); aux undefined: not kept
+///   gelu_backward  c = (a b) * gelu'(aux)
+///   sum            bias (+)= the sum over k of a, which is transposed
+enum class Fusion : uint8_t { none, bias, gelu, gelu_backward, sum };
 
 /// c [m, n] = op(a) op(b), or c += when `accumulate`. The tensors are matrices as memory holds them: `a` is [k, m]
 /// where transposed, `b` is [n, k].
@@ -22,7 +21,7 @@ struct Product {
   Tensor a, b, c;
   bool transpose_a = false, transpose_b = false, accumulate = false;
   Fusion fusion = Fusion::none;
-  Tensor bias;                   // [n]; of `sum` f32 [m], of `gelu_backward_sum` f32 [n]
+  Tensor bias;                   // [n]; of `sum` f32 [m]
   Tensor aux;                    // [m, n], of c's type
   bool accumulate_bias = false;  // of `sum`
   void (*apart)(Context&, Product&) = nullptr;  // the same without this fusion; of `none`: without cuBLASLt

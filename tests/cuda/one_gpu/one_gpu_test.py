@@ -1,5 +1,6 @@
 """Layouts of two processes on one GPU, through NCCL and copy engines (see one_gpu.cpp): they learn what one process learns, and
-a rank that stops or dies ends the run. Nothing here is about speed: both wait for the GPU."""
+a rank that stops or dies ends the run; and what a profiler is told. Nothing here is about speed: both wait for the GPU."""
+import collections
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ LARGE = """
 model: {{preset: gpt2-1558m}}
 data: {{train: "{folder}/train*.bin"}}
 batch: {{global: 4, micro: 2, sequence: 1024}}
+parallel: {parallel}
 precision: {{compute: bf16}}
 run: {{device: cuda, steps: 1000, eval_every: 0, timeout_s: 10, out: "{out}"}}
 checkpoint: {{every: 0, at_end: false}}
@@ -35,12 +37,12 @@ class OneGpu(CommandTest):
         if gpu_memory_gib() < gib:
             self.skipTest(f"not run: this needs a GPU with {gib} GiB")
 
-    def train(self, name, ranks, parallel, compute, micro, **run):
+    def train(self, name, ranks, parallel, compute, micro, environment=None, **run):
         out = self.folder / f"{name}-{compute}"
         config = self.make_config(f"{out.name}.yaml", model=MODEL, parallel=parallel, precision={"compute": compute},
                                   batch={"global": 16, "micro": micro, "sequence": 256}, optim={"lr": 0.001, "eps": 1e-4},
                                   run={"device": "cuda", "steps": STEPS, "out": str(out), "timeout_s": 30, **run})
-        self.trireme("launch", config, "-n", ranks, extra_environment=SHARED if ranks > 1 else None)
+        self.trireme("launch", config, "-n", ranks, extra_environment=environment or (SHARED if ranks > 1 else None))
         return out
 
     def learns_the_same(self, parallel, micro=4, **run):
@@ -85,11 +87,22 @@ class OneGpu(CommandTest):
     def test_zero_bubble_in_a_v(self):
         self.learns_the_same({"pipeline": 2, "schedule": "zb-v"})
 
-    def ends_after(self, what, longest_s):
+    def test_ranges_of_operations(self):
+        self.needs(4)
+        self.make_data(train=60000)
+        ranges = self.folder / "ranges"
+        self.train("ranges", 1, {}, "bf16", 8, environment={"NVTX_INJECTION64_PATH": os.environ["ONE_GPU_LIBRARY"], "NVTX_RANGES": str(ranges)},
+                   cuda_graph="off")
+        opened = collections.Counter(ranges.read_text().splitlines())
+        products = 2 * MODEL["layers"] * 3 * 2 * STEPS  # two of each block, three passes of two micro-batches
+        self.assertGreaterEqual(opened["linear"], products)
+        self.assertEqual(opened["update"], STEPS)
+
+    def ends_after(self, what, longest_s, parallel="{}"):
         """With the gradients of a model under way that are more than the GPU's queues hold."""
         self.needs(70)
         self.make_data(train=60000)
-        config = self.make_file("large.yaml", LARGE.format(folder=self.folder, out=self.run_folder))
+        config = self.make_file("large.yaml", LARGE.format(folder=self.folder, out=self.run_folder, parallel=parallel))
         run = self.start("launch", config, "-n", 2, extra_environment=SHARED)
         self.wait_for(lambda: run.poll() is not None or max(self.metrics(), default=0) >= 3, "step 3", timeout_s=90)
         self.assertIsNone(run.poll(), self.output())
@@ -105,6 +118,9 @@ class OneGpu(CommandTest):
 
     def test_a_rank_that_dies_ends_the_run(self):
         self.assertIn("rank 1 died", self.ends_after(signal.SIGKILL, 15))
+
+    def test_a_stage_that_stops_is_given_up(self):
+        self.assertIn("nothing is heard of rank 1", self.ends_after(signal.SIGSTOP, 25, "{pipeline: 2, schedule: zb-h1}"))
 
 
 if __name__ == "__main__":
