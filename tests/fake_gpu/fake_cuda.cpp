@@ -289,6 +289,10 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete reinterpret_cast<Handle*>(stream);
   return cudaSuccess;
 }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  synchronize(stream);
+  return cudaSuccess;
+}
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return of(stream).is_empty() ? cudaSuccess : cudaErrorNotReady; }
 
 cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
