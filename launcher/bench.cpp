@@ -32,10 +32,12 @@ double fastest_seconds(Context& ctx, double budget_s, const std::function<void()
     const Clock::time_point run_begin = Clock::now();
     for (int i = 0; i < repeats; ++i) body();
     ctx.stream->synchronize();
-    fastest = std::min(fastest, seconds_since(run_begin) / repeats);
-    // So many in a queue that waiting for the device does not count.
-    if (ctx.backend->is_asynchronous())
-      repeats = static_cast<int>(std::clamp(budget_s / kFewestRuns / fastest, 1.0, kMostQueued));
+    const double seconds = seconds_since(run_begin) / repeats;
+    // So many in a queue that waiting for the device does not count, nor the clock of one that has rested.
+    if (run == 0 && ctx.backend->is_asynchronous())
+      repeats = static_cast<int>(std::clamp(budget_s / kFewestRuns / seconds, 1.0, kMostQueued));
+    else
+      fastest = std::min(fastest, seconds);
   }
   return std::max(fastest, 1e-9);  // the clock's resolution
 }

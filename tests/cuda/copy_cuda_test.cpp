@@ -56,12 +56,12 @@ TEST_F(CopyCuda, AfterACallThatFailed) {
   EXPECT_EQ(read(to), values);
 }
 
-/// Takes what is not there.
-class CopyOfNothing : public Op {
+/// Ends a recording that was not begun, which CUDA refuses.
+class RefusedOp : public Op {
  public:
-  std::string_view name() const override { return "copy_of_nothing"; }
-  Tensors forward(Context& ctx, std::span<const Tensor> inputs, Saved&) const override {
-    ctx.backend->copy(inputs[0].raw(), nullptr, inputs[0].bytes(), *ctx.stream);
+  std::string_view name() const override { return "refused"; }
+  Tensors forward(Context& ctx, std::span<const Tensor>, Saved&) const override {
+    ctx.backend->end_recording(*ctx.stream);
     return {};
   }
   Tensors backward_input(Context&, Saved&, Tensors) const override { return {}; }
@@ -69,11 +69,11 @@ class CopyOfNothing : public Op {
 
 TEST_F(CopyCuda, WhatAnOperationCannotDoIsToldWithItsShapesAndInTheWordsOfCuda) {
   try {
-    apply(ctx_, std::make_shared<CopyOfNothing>(), {ctx_.zeros({3, 5}, DType::bf16)});
+    apply(ctx_, std::make_shared<RefusedOp>(), {ctx_.zeros({3, 5}, DType::bf16)});
     FAIL() << "wanted an error";
   } catch (const IoError& e) {
-    EXPECT_THAT(e.what(), ::testing::HasSubstr("copy_of_nothing forward of bf16[3, 5]: "));
-    EXPECT_THAT(e.what(), ::testing::HasSubstr("invalid argument (cudaErrorInvalidValue)"));
+    EXPECT_THAT(e.what(), ::testing::HasSubstr("refused forward of bf16[3, 5]: cudaStreamEndCapture: "));
+    EXPECT_THAT(e.what(), ::testing::HasSubstr("the operation cannot be performed in the present state (cudaErrorIllegalState)"));
   }
 }
 
