@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <array>
+
 #include "comm/local_ranks.h"
 
 namespace trireme::comm {
@@ -20,19 +22,35 @@ std::string name_of(const ncclUniqueId& id) {
 
 }  // namespace
 
-MessageGate::MessageGate(End end, std::unique_ptr<SharedWords> words) : end_(end), words_(std::move(words)) {}
+MessageGate::MessageGate(End end, std::shared_ptr<void> place, std::unique_ptr<SharedWords> words)
+    : end_(end), place_(std::move(place)), words_(std::move(words)) {}
+
+/// Null where all places of the present device are taken.
+std::shared_ptr<void> MessageGate::take_place() {
+  using Count = std::atomic<int>;
+  static std::array<Count, 64> gates_of_device{};
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || device >= std::ssize(gates_of_device)) return nullptr;
+  Count& taken = gates_of_device[static_cast<size_t>(device)];
+  std::shared_ptr<void> place(&taken, [](void* count) { --*static_cast<Count*>(count); });
+  return ++taken <= kMost ? place : nullptr;
+}
 
 std::unique_ptr<MessageGate> MessageGate::make(const ncclUniqueId& id) {
-  auto words = SharedWords::make(name_of(id), kWords);
-  return words ? std::unique_ptr<MessageGate>(new MessageGate(End::sender, std::move(words))) : nullptr;
+  auto place = take_place();
+  auto words = place ? SharedWords::make(name_of(id), kWords) : nullptr;
+  if (!words) return nullptr;
+  return std::unique_ptr<MessageGate>(new MessageGate(End::sender, std::move(place), std::move(words)));
 }
 
 std::unique_ptr<MessageGate> MessageGate::join(const ncclUniqueId& id) {
+  auto place = take_place();
+  if (!place) return nullptr;
   auto words = SharedWords::join(name_of(id), kWords);
   if (!words) return nullptr;
   words->close_name();  // both have it
   (*words)[kReceiverJoined] = 1;
-  return std::unique_ptr<MessageGate>(new MessageGate(End::receiver, std::move(words)));
+  return std::unique_ptr<MessageGate>(new MessageGate(End::receiver, std::move(place), std::move(words)));
 }
 
 MessageGate::~MessageGate() {

@@ -18,10 +18,12 @@ namespace trireme::comm {
 class MessageGate {
  public:
   /// Of the channel whose ends meet by `id`, by the sender, before the receiver knows the id; null where it
-  /// can't be made. The present device is the channel's.
+  /// can't be made. The present device is the channel's, and takes no more than kMost at a time.
   static std::unique_ptr<MessageGate> make(const ncclUniqueId& id);
   /// By the receiver; null where there is none to be found.
   static std::unique_ptr<MessageGate> join(const ncclUniqueId& id);
+  /// Streams that wait must not share one of the GPU's 32 queues with each other, nor with what computes.
+  static constexpr int kMost = 16;
   ~MessageGate();
   MessageGate(const MessageGate&) = delete;
   MessageGate& operator=(const MessageGate&) = delete;
@@ -36,9 +38,11 @@ class MessageGate {
 
  private:
   enum class End : uint8_t { sender, receiver };
-  MessageGate(End end, std::unique_ptr<SharedWords> words);
+  MessageGate(End end, std::shared_ptr<void> place, std::unique_ptr<SharedWords> words);
+  static std::shared_ptr<void> take_place();
 
   const End end_;
+  const std::shared_ptr<void> place_;  // of kMost
   std::unique_ptr<SharedWords> words_;
   std::atomic<bool> opened_ = false;  // perhaps by a thread that gives the messages up
   uint32_t messages_ = 0;

@@ -3,7 +3,7 @@
 // the choice between the two: op_table_test.cpp.)
 #include <cuda_runtime.h>
 #include <fmt/format.h>
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include <algorithm>
 #include <cmath>
@@ -265,7 +265,9 @@ TEST_F(AttentionPlans, BackwardThatTakesTooMuchMemoryIsDeclined) {
   Tensor out = ctx_.empty({s.tokens, 64}, DType::bf16), lse = ctx_.empty({1, 1, s.tokens}), d_qkv = ctx_.empty(qkv.shape(), DType::bf16);
   ASSERT_TRUE(cudnn().forward(ctx_, qkv, s, out, lse));
   cudnn().options.max_part_bytes = int64_t{1} << 20;  // a head's matrix takes 128 MiB
+  ctx_.backend->take_notes();
   EXPECT_FALSE(cudnn().backward(ctx_, qkv, out, lse, d_out, s, d_qkv));
+  EXPECT_THAT(ctx_.backend->take_notes(), testing::ElementsAre(testing::HasSubstr("goes by Trireme's own kernels")));
   cudnn().options.max_part_bytes = int64_t{2} << 30;
   EXPECT_TRUE(cudnn().backward(ctx_, qkv, out, lse, d_out, s, d_qkv));
 }

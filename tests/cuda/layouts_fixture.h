@@ -102,9 +102,10 @@ class LayoutsOnGpus : public ::testing::TestWithParam<Layout> {
   }
 
   /// Sums of rounded parts are rounded once more than the whole: losses stay near one another.
-  void expect_near_losses(const std::string& compute) const {
+  void expect_near_losses(const std::string& compute, const std::string& reduce = "f32") const {
     const Outcome one = train(config(compute, "one"), 1);
     Config c = config(compute, "layout");
+    c.precision.reduce = reduce;
     c.parallel = GetParam().parallel;
     const Outcome found = train(c, GetParam().ranks);
     EXPECT_LT(one.losses.back(), one.losses.front() - 0.5);

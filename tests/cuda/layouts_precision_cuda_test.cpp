@@ -8,6 +8,7 @@ using LayoutsPrecisionCuda = LayoutsOnGpus;
 
 TEST_P(LayoutsPrecisionCuda, LearnTheSameInF16) { expect_near_losses("f16"); }
 TEST_P(LayoutsPrecisionCuda, LearnTheSameInTf32) { expect_near_losses("tf32"); }
+TEST_P(LayoutsPrecisionCuda, LearnTheSameWithGradientsReducedInBf16) { expect_near_losses("bf16", "compute"); }
 
 const Layout kOneOfEachKind[] = {
     {"data2", 2, {}},

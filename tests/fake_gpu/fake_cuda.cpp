@@ -219,6 +219,10 @@ CUresult write_value(CUstream stream, CUdeviceptr address, cuuint32_t value, uns
 
 using namespace trireme::fake;
 
+cudaError_t cudaGetDevice(int* device) {
+  *device = current_device;
+  return cudaSuccess;
+}
 cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= kNumGpus) return failed(cudaErrorInvalidDevice);
   current_device = device;

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <thread>
+#include <vector>
 
 #include "comm/nccl/communicator.h"
 #include "core/backend/cuda/cuda_backend.h"
@@ -55,6 +56,19 @@ TEST_F(MessageGateCuda, EachEndWaitsForTheOther) {
     a_->synchronize();
     b_->synchronize();
   }
+}
+
+TEST_F(MessageGateCuda, ADeviceHasNoMoreThanItHasQueuesFor) {
+  std::vector<std::unique_ptr<MessageGate>> gates;
+  for (int i = 1; i < MessageGate::kMost; ++i) {  // the sender is one
+    gates.push_back(MessageGate::make(new_nccl_id()));
+    EXPECT_TRUE(gates.back());
+  }
+  EXPECT_FALSE(MessageGate::make(new_nccl_id()));
+  EXPECT_FALSE(MessageGate::join(id_));
+  EXPECT_FALSE(sender_->joined());
+  gates.pop_back();
+  EXPECT_TRUE(MessageGate::join(id_));
 }
 
 TEST_F(MessageGateCuda, OneEndMayBeMessagesAhead) {
