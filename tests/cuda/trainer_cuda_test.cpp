@@ -10,9 +10,9 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/solo_group.h"
-#include "core/files.h"
 #include "launcher/trainer.h"
 #include "tests/cuda/gpu.h"
+#include "tests/launcher/profiled_run.h"
 #include "tests/launcher/token_file.h"
 
 namespace trireme {
@@ -20,7 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::ContainsRegex;
-using ::testing::HasSubstr;
 
 class TrainerCuda : public ::testing::Test {
  protected:
@@ -156,20 +155,13 @@ TEST_F(TrainerCuda, OverflowsInF16ShrinkTheScaleAndMoveNothing) {
 }
 
 TEST_F(TrainerCuda, AProfileTellsOfOperationsAndKernels) {
-  Config c = config("cuda", "bf16");
-  c.run.steps = 6;
-  c.run.eval_every = 0;
-  c.run.profile.steps = {4, 5};
-  c.checkpoint.at_end = false;
-  SoloGroup group;
-  Trainer(c, group).run();
-  const std::string table = read_text(fs::path(c.run.out) / "profile-00000.txt");
+  const auto [table, timeline] = profiled_run(config("cuda", "bf16"));
   EXPECT_THAT(table, ContainsRegex("^2 steps of [0-9.]+ ms, [0-9.]+ TFLOP/s, [0-9.]+% of the peak measured"));
   EXPECT_THAT(table, ContainsRegex("the device is idle [0-9.]+ ms a step; communication 0.000 ms, of which 0.000 ms exposed"));
   EXPECT_THAT(table, ContainsRegex("\n +[0-9.]+ +[0-9.]+% +[0-9.]+ +[0-9.]+ +[0-9.]+%  forward: linear\n")) << "with its rate";
   EXPECT_THAT(table, ContainsRegex("\n +[0-9.]+ +[0-9.]+% +[0-9.]+ +update\n"));
   EXPECT_THAT(table, ContainsRegex("\n +[0-9.]+ +[0-9.]+% +[0-9.]+ +[^\n]*backward_kernel<")) << "of layer_norm";
-  const auto trace = nlohmann::json::parse(read_text(fs::path(c.run.out) / "trace-00000.json"));
+  const auto trace = nlohmann::json::parse(timeline);
   int products = 0, kernels = 0;  // as the host queued them, as the device ran them
   for (const auto& event : trace.at("traceEvents")) {
     products += event.at("ph") == "X" && event.at("cat") == "compute" && event.at("name") == "linear";

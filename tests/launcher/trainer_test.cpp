@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "core/files.h"
+#include "tests/launcher/profiled_run.h"
 #include "tests/launcher/trainer_fixture.h"
 
 namespace trireme {
@@ -119,18 +119,11 @@ TEST_F(TrainerTest, AFixedLossScaleThatIsTooLargeIsTold) {
 }
 
 TEST_F(TrainerTest, AProfileIsATableAndATimelineOfItsSteps) {
-  Config c = config("profiled");
-  c.run.steps = 6;
-  c.run.eval_every = 0;
-  c.run.profile.steps = {4, 5};
-  c.checkpoint.at_end = false;
-  SoloGroup group;
-  Trainer(c, group).run();
-  const std::string table = read_text(fs::path(c.run.out) / "profile-00000.txt");
+  const auto [table, timeline] = profiled_run(config("profiled"));
   EXPECT_THAT(table, ContainsRegex("^2 steps of [0-9.]+ ms, [0-9.]+ TFLOP/s"));
   // 2 layers with two products each, three passes of 4 micro-batches a step
   EXPECT_THAT(table, ContainsRegex(" +[0-9.]+ +[0-9.]+% +48\\.0 +[0-9.]+ +[0-9. %]*linear\n"));
-  EXPECT_THAT(read_text(fs::path(c.run.out) / "trace-00000.json"), HasSubstr("\"name\":\"linear\""));
+  EXPECT_THAT(timeline, HasSubstr("\"name\":\"linear\""));
 }
 
 TEST_F(TrainerTest, AStepInSteadyStateAsksForNoMemory) {
