@@ -115,6 +115,14 @@ TEST_F(AlgorithmFileTest, WithoutAPlaceNothingIsKept) {
   EXPECT_FALSE(forbidden.keeps());
 }
 
+TEST_F(AlgorithmFileTest, WithoutALockItDoesNotTellThatItKeeps) {
+  fs::create_directories(path_.string() + ".lock");  // which cannot be opened to be locked
+  AlgorithmFile file(path_);
+  EXPECT_FALSE(file.keeps());
+  file.add("p", choice(1), {});
+  EXPECT_TRUE(file.find("p")) << "as long as nobody else writes";
+}
+
 TEST_F(AlgorithmFileTest, TellsThatItKeepsWhatItHas) {
   AlgorithmFile file(path_);
   EXPECT_TRUE(file.keeps());
