@@ -84,7 +84,7 @@ TEST(RecordedStepTest, OnlyItsStreamWaitsForWhatIsOnlyRecorded) {
     const auto recording = ctx.recorder->record([&] {
       const Work sum = group->all_reduce(t, ReduceOp::sum, "sum", ctx.stream);
       EXPECT_FALSE(sum.done());
-      EXPECT_THROW(sum.wait(), InternalError);
+      EXPECT_THROW(sum.wait(), IoError) << "by which the recording fails, and the step is launched";
       EXPECT_THROW(sum.wait(*other), InternalError);
       sum.wait_until_issued();
       sum.wait(*ctx.stream);
