@@ -45,7 +45,7 @@ class Trainer {
   const TrainProgress& progress() const { return progress_; }
   /// What this rank's device memory holds and held.
   MemoryStats memory() { return engine_.allocator().stats(); }
-  /// Whether the last step was a recorded one, replayed.
+  /// Whether this rank has a recorded step; those that are not traced replay it.
   bool replays() const { return step_->replays(); }
   /// Writes a checkpoint of the last step. Collective.
   void save();

@@ -8,7 +8,6 @@
 #include <cstring>
 #include <exception>
 #include <functional>
-#include <mutex>
 #include <random>
 #include <thread>
 
