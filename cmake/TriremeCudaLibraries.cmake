@@ -1,6 +1,9 @@
 # The libraries of a build with CUDA, for the build and for who links what was installed: the CUDA Toolkit's targets, and
 # trireme_cudnn and trireme_nccl where they are found (beside the toolkit, or where *_INCLUDE_DIR and *_LIBRARY say).
+set(trireme_cmake_minimum ${CMAKE_MINIMUM_REQUIRED_VERSION})
+set(CMAKE_MINIMUM_REQUIRED_VERSION 3.24)  # with 3.25, CMake 3.25's module wants CUDA::nvToolsExt, which CUDA 13 is without
 find_package(CUDAToolkit)
+set(CMAKE_MINIMUM_REQUIRED_VERSION ${trireme_cmake_minimum})
 set(cuda_hints ${CUDAToolkit_BIN_DIR}/.. ${CUDAToolkit_LIBRARY_ROOT})
 function(trireme_cuda_library name header library)
   string(TOUPPER ${name} upper)
