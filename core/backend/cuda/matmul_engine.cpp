@@ -224,8 +224,8 @@ MatmulEngine::Plan MatmulEngine::choose(Context& ctx, const ProductKey& key, con
   const double flop = 2.0 * static_cast<double>(key.m) * static_cast<double>(key.n) * static_cast<double>(key.k);
   bool worth_timing = tune_ && flop >= kLeastTimedFlop;
   if (worth_timing && deterministic_ && !file_.keeps()) {  // another run might choose otherwise
-    ctx.backend->add_note(fmt::format("matrix products are not timed: {} can't be written and locked, and run.deterministic asks for the same bits in "
-                                      "the next run; set XDG_CACHE_HOME to a folder that can, or run.deterministic to false",
+    ctx.backend->add_note(fmt::format("matrix products are not timed: {} can't be written and locked, and run.deterministic asks for the "
+                                      "same bits in the next run; set XDG_CACHE_HOME to a folder that can, or run.deterministic to false",
                                       file_.path().empty() ? "a file in $HOME/.cache" : file_.path().string()));
     worth_timing = false;
   }
