@@ -46,6 +46,13 @@ void DeviceEngine::submit(std::shared_ptr<DeviceOperation> operation) {
   changed_.notify_one();
 }
 
+void DeviceEngine::use_idle(const QueueKey& queue, const std::function<void()>& use) {
+  const Lock lock(mutex_);
+  const auto found = queues_.find(queue);
+  const bool is_idle = found == queues_.end() || found->second.num_issued == found->second.operations.size();
+  if (!failure_ && is_idle) use();
+}
+
 void DeviceEngine::run_thread() {
   Lock lock(mutex_);
   try {
@@ -125,8 +132,9 @@ bool DeviceEngine::progress() {
         moved |= issue_next(queue);
       }
       if (!queue.operations.empty()) {
-        looked_at = queue.operations.front().get();
-        check_time(*looked_at, now);
+        DeviceOperation& oldest = *queue.operations.front();
+        looked_at = &oldest;
+        check_time(oldest, now);
       }
       it = queue.operations.empty() ? queues_.erase(it) : std::next(it);
     }
@@ -162,7 +170,8 @@ bool DeviceEngine::take_finished(Queue& queue, Clock::time_point now) {
 }
 
 /// `operation` is the oldest of its queue, and not done.
-void DeviceEngine::check_time(const DeviceOperation& operation, Clock::time_point now) const {
+void DeviceEngine::check_time(DeviceOperation& operation, Clock::time_point now) const {
+  if (operation.begun_at_ && operation.has_moved()) operation.begun_at_ = now;
   const std::chrono::milliseconds timeout(operation.options.timeout_ms);
   if (!operation.limited_ || !operation.begun_at_ || now - *operation.begun_at_ <= timeout) return;
   const std::vector<int> silent = host_.silent_ranks();

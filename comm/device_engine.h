@@ -41,6 +41,8 @@ class DeviceEngine : public std::enable_shared_from_this<DeviceEngine> {
 
   DeviceLink& link() { return *link_; }  // for operations
   void submit(std::shared_ptr<DeviceOperation> operation);
+  /// Calls `use`, of the link, unless something has failed or is still to be issued of that queue. Nobody else uses the link meanwhile.
+  void use_idle(const QueueKey& queue, const std::function<void()>& use);
   /// Looks until `over()`, which is asked with the mutex held.
   void drive_until(const std::function<bool()>& over);
   std::optional<std::string> failure() const;
@@ -65,7 +67,7 @@ class DeviceEngine : public std::enable_shared_from_this<DeviceEngine> {
   bool progress();
   bool issue_next(Queue& queue);
   bool take_finished(Queue& queue, Clock::time_point now);
-  void check_time(const DeviceOperation& operation, Clock::time_point now) const;
+  void check_time(DeviceOperation& operation, Clock::time_point now) const;
   void finish(DeviceOperation& operation);
   void mark_failed(DeviceOperation& operation, Failure failure);
   void give_up_all(const std::string& reason, const DeviceOperation* culprit = nullptr, Failure of_culprit = {});

@@ -53,6 +53,7 @@ Work DeviceGroup::submit(DeviceCall call, std::string_view label, Stream* after)
   const CallMode mode = mode_ ? mode_->load() : CallMode::normal;
   if (mode == CallMode::rehearses) return {};
   if (Recorder* recorder = after ? after->recorder() : nullptr) {
+    if (std::optional<Work> work = capture(*recorder, call, text_of(call.kind, label), *after)) return *work;
     std::vector<Tensor> held{std::exchange(call.input, call.input.unowned()), std::exchange(call.output, call.output.unowned())};
     return RecordedCall::record(*recorder, std::move(held), [this, call = std::move(call), label = std::string(label), after] {
       return submit(call, label, after);

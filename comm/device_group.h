@@ -1,6 +1,6 @@
 // DeviceGroup: a Group whose tensors lie in device memory; what make_device_group() makes for a device that works on its
 // own. Operations are queued: a call returns at once (but see CallMode), Work::wait(stream) makes a stream wait, and
-// Work::wait() the host. Of a stream that is recorded, each replay makes the calls again
+// Work::wait() the host. Of a stream that is recorded, operations are part of the recording or called anew by each replay
 // (comm/recorded_call.h): the group, and memory that is not of the recording, outlive that.
 //
 // Tensors of host memory go to a host group of the same ranks, so one group serves for both; the two kinds do not wait
@@ -82,11 +82,14 @@ class DeviceGroup : public Group {
   DeviceGroup(std::unique_ptr<Group> host, Backend& backend, std::unique_ptr<DeviceLink> link, SharedCallMode mode = {});
   Backend& backend() { return backend_; }
   const SharedCallMode& mode() const { return mode_; }
+  DeviceEngine& engine() { return *engine_; }
   DeviceLink& link() { return engine_->link(); }
 
  private:
   virtual std::shared_ptr<DeviceOperation> make_operation(DeviceCall call, std::string_view label,
                                                           std::unique_ptr<Event> after) = 0;
+  /// Makes the operation a part of what is recorded of `stream`; nothing where it can't be.
+  virtual std::optional<Work> capture(Recorder&, const DeviceCall&, const std::string& /*text*/, Stream&) { return std::nullopt; }
   /// A group like this one, of the ranks of `host`.
   virtual std::unique_ptr<Group> make_like(std::unique_ptr<Group> host) = 0;
 

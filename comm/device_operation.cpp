@@ -28,7 +28,7 @@ DeviceOperation::DeviceOperation(DeviceCall call, std::string_view label, const 
       after_(std::move(after)),
       end_(std::move(end)) {}
 
-std::string DeviceOperation::text() const { return fmt::format("{} '{}'", name_of(call_.kind), label); }
+std::string text_of(OpKind kind, std::string_view label) { return fmt::format("{} '{}'", name_of(kind), label); }
 
 void DeviceOperation::release() { call_.input = call_.output = Tensor(); }
 

@@ -26,6 +26,8 @@ struct DeviceCall {
   QueueKey queue() const;  // in its group
 };
 
+std::string text_of(OpKind kind, std::string_view label);  // "all_reduce 'bucket 3'"
+
 class DeviceOperation : public Work::State {
  public:
   /// `after`, which may be null, was recorded where the tensors are ready; `end` is recorded by issue().
@@ -40,7 +42,7 @@ class DeviceOperation : public Work::State {
   const GroupOptions options;
   const size_t bytes;
   const QueueKey queue;
-  std::string text() const;  // "all_reduce 'bucket 3'"
+  virtual std::string text() const { return text_of(call_.kind, label); }
 
   // Work::State
   bool done() const override { return stage() >= Stage::finished; }
@@ -52,6 +54,8 @@ class DeviceOperation : public Work::State {
   /// Goes on as far as it can without waiting. True when all that is left is queued on the device, with end_ recorded
   /// behind it. Called again and again until then, by one thread at a time; throws when the operation failed.
   virtual bool issue() = 0;
+  /// Whether it has got further since this was asked last, or waits for no peer: the time that it may take begins anew.
+  virtual bool has_moved() { return false; }
   /// It was done: what it worked with may go.
   virtual void release();
   /// It failed: what it has not issued never will be.

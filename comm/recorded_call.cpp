@@ -1,6 +1,20 @@
 #include "comm/recorded_call.h"
 
+#include <utility>
+
+#include "core/error.h"
+
 namespace trireme::comm {
+
+void RecordedWork::wait() {
+  throw IoError("the host waits for an exchange within a step, which can't be recorded: have the stream wait, or set run.cuda_graph to off");
+}
+
+void RecordedWork::wait(Stream& stream) {
+  TRIREME_ASSERT(stream.recorder() == &recorder_, "a stream that is not recorded waits for what is");
+  do_wait(stream);
+  release_tensors();
+}
 
 Work RecordedCall::record(Recorder& recorder, std::vector<Tensor> held, std::function<Work()> call) {
   auto state = std::make_shared<RecordedCall>(recorder, std::move(held));
@@ -8,14 +22,8 @@ Work RecordedCall::record(Recorder& recorder, std::vector<Tensor> held, std::fun
   return Work(std::move(state));
 }
 
-void RecordedCall::wait() {
-  throw IoError("the host waits for an exchange within a step, which can't be recorded: have the stream wait, or set run.cuda_graph to off");
-}
-
-void RecordedCall::wait(Stream& stream) {
-  TRIREME_ASSERT(stream.recorder() == &recorder_, "a stream that is not recorded waits for what is");
+void RecordedCall::do_wait(Stream& stream) {
   recorder_.on_host([self = shared_from_this(), &stream] { std::exchange(self->work_, Work()).wait(stream); });
-  release_tensors();
 }
 
 void RecordedCall::wait_until_issued() {

@@ -1,11 +1,16 @@
 #include "core/recorder.h"
 
-#include <utility>
-#include <vector>
-
 #include "core/error.h"
 
 namespace trireme {
+namespace {
+
+/// on_host() was called of a recording that has branches.
+struct NeedsPieces : InternalError {
+  NeedsPieces() : InternalError("a recorded step has something for the host to do between exchanges that are recorded") {}
+};
+
+}  // namespace
 
 class Recorder::Pieces : public Recording {
  public:
@@ -13,13 +18,20 @@ class Recorder::Pieces : public Recording {
     if (work) parts_.push_back({std::move(work), nullptr});
   }
   void add(std::function<void()> action) { parts_.push_back({nullptr, std::move(action)}); }
+  void add(std::shared_ptr<RecordedBranch> branch) { branches_.push_back(std::move(branch)); }
+  bool has_branches() const { return !branches_.empty(); }
+  void join() {
+    for (const auto& branch : branches_) branch->join();
+  }
   void replay(Stream& stream) override {
+    for (const auto& branch : branches_) branch->before_replay(stream);
     for (const Part& part : parts_) {
       if (part.work)
         part.work->replay(stream);
       else
         part.action();
     }
+    for (const auto& branch : branches_) branch->after_replay(stream);
   }
 
  private:
@@ -27,16 +39,29 @@ class Recorder::Pieces : public Recording {
     std::unique_ptr<Recording> work;
     std::function<void()> action;
   };
-  std::vector<Part> parts_;
+  std::vector<std::shared_ptr<RecordedBranch>> branches_;
+  std::vector<Part> parts_;  // go before what their work is written to
 };
 
-std::unique_ptr<Recording> Recorder::record(const std::function<void()>& body) {
+std::unique_ptr<Recording> Recorder::record(const std::function<void()>& body, const std::function<void()>& undo) {
+  in_one_ = true;
+  try {
+    return record_once(body);
+  } catch (const NeedsPieces&) {
+    undo();
+  }
+  in_one_ = false;
+  return record_once(body);
+}
+
+std::unique_ptr<Recorder::Pieces> Recorder::record_once(const std::function<void()>& body) {
   if (!backend_.begin_recording(stream_)) return nullptr;
   auto pieces = std::make_unique<Pieces>();
   pieces_ = pieces.get();
   stream_.recorder_ = this;
   try {
     body();
+    pieces->join();
   } catch (...) {
     stop();
     try {
@@ -57,9 +82,16 @@ void Recorder::stop() {
 
 void Recorder::on_host(std::function<void()> action) {
   if (!pieces_) return action();
+  if (pieces_->has_branches()) throw NeedsPieces();
+  in_one_ = false;
   pieces_->add(backend_.end_recording(stream_));
   pieces_->add(std::move(action));
   TRIREME_ASSERT(backend_.begin_recording(stream_), "a device that recorded one piece records the next");
+}
+
+void Recorder::add(std::shared_ptr<RecordedBranch> branch) {
+  TRIREME_ASSERT(takes_branches(), "a branch of what is not recorded, or in pieces");
+  pieces_->add(std::move(branch));
 }
 
 }  // namespace trireme

@@ -6,12 +6,12 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <new>
 #include <string>
 #include <vector>
 
+#include "comm/device_environment.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "launcher/agree.h"
@@ -86,19 +86,10 @@ int run(int argc, char** argv) {
   }
 }
 
-/// What libraries read of the environment when they start.
-void set_environment() {
-  // What waits for other ranks must not stand before what they wait for in one of the GPU's queues: of the default 8, streams
-  // share them. Job scripts of other programs ask for 1, with which ranks would wait for one another.
-  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/1);
-  // NCCL connects all that a communicator may need when it is made, not between a step's kernels.
-  setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  set_environment();
+  trireme::set_device_environment();
   std::signal(SIGXFSZ, SIG_IGN);  // a file that gets larger than it may: the write says so
   trireme::report_crashes(argv[0]);
   return run(argc, argv);

@@ -125,7 +125,7 @@ bool TrainStep::replay() {
 void TrainStep::record() {
   ctx_.allocator->begin_recording();
   try {
-    recording_ = ctx_.recorder->record([this] { compute(); });
+    recording_ = ctx_.recorder->record([this] { compute(); }, [this] { parts_.reducer.abandon_step(); });
   } catch (const IoError& e) {
     parts_.reducer.abandon_step();
     ctx_.backend->add_note(fmt::format("run.cuda_graph: steps are launched one by one, for recording one failed: {}", e.what()));

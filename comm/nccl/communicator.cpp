@@ -24,11 +24,13 @@ ncclConfig_t make_config(int ctas, bool blocking) {
   return config;
 }
 
-/// Whether communicators have all connections of collectives once they are made.
-bool connects_at_once() {
-  const char* value = std::getenv("NCCL_RUNTIME_CONNECT");
+bool is_set_to_0(const char* variable) {
+  const char* value = std::getenv(variable);
   return value && std::string_view(value) == "0";
 }
+
+/// Whether communicators have all connections of collectives once they are made.
+bool connects_at_once() { return is_set_to_0("NCCL_RUNTIME_CONNECT"); }
 
 /// Held while one is freed. Of ranks that are threads of one process, the last one to free a communicator frees all of them,
 /// and what they share with others; several at once were seen to end in a crash now and then (NCCL 2.28). None of the calls
@@ -163,13 +165,17 @@ bool Communicator::connected() {
   return ready;
 }
 
+/// Where NCCL registers the memory of calls that are captured, all ranks have to capture alike, and to wait for each other.
+bool Communicator::can_capture(OpKind kind) const {
+  return comms_ && comms_->split && stage_ == Stage::connected && has_made(kind) && is_set_to_0("NCCL_GRAPH_REGISTER");
+}
+
 void Communicator::launch(OpKind kind, std::string_view what,
                           const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& call) {
   TRIREME_ASSERT(comms_ && stage_ == Stage::connected, "a call before the communicator is connected");
   cuda::check(cudaSetDevice(device_), "cudaSetDevice");
-  const uint32_t bit = 1U << static_cast<unsigned>(kind);
-  const bool may_connect = (kinds_ & bit) == 0;
-  kinds_ |= bit;
+  const bool may_connect = !has_made(kind);
+  kinds_ |= bit_of(kind);
   const ncclResult_t result = call(may_connect || !comms_->split ? comms_->first : comms_->split, stream_.raw());
   broken_ = broken_ || (result != ncclSuccess && result != ncclInProgress);
   check_nccl(result, what);

@@ -48,6 +48,8 @@ class Communicator {
 
   /// Makes one of NCCL's calls, or a group of them, of that kind. The next one must wait until launched().
   void launch(OpKind kind, std::string_view what, const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& call);
+  /// Whether the next call of that kind may be recorded: it needs no peer to be launched.
+  bool can_capture(OpKind kind) const;
   /// Whether what was launched is queued on the stream. CommError when it failed.
   bool launched() { return is_ready(); }
   /// CommError when something went wrong since, such as a connection that broke.
@@ -63,6 +65,8 @@ class Communicator {
   };
   static void destroy(const Comms& comms);
   static void abort(const Comms& comms);
+  static uint32_t bit_of(OpKind kind) { return 1U << static_cast<unsigned>(kind); }
+  bool has_made(OpKind kind) const { return (kinds_ & bit_of(kind)) != 0; }
   bool is_ready();
   void begin_to_split();
   void release(void (*end)(const Comms&)) noexcept;

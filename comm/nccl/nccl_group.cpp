@@ -8,45 +8,11 @@
 
 #include "comm/host_tensor.h"
 #include "comm/local_ranks.h"
+#include "comm/nccl/nccl_call.h"
 #include "comm/staged_group.h"
 
 namespace trireme::comm {
 namespace {
-
-ncclDataType_t nccl_type(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return ncclFloat32;
-    case DType::bf16:
-      return ncclBfloat16;
-    case DType::f16:
-      return ncclFloat16;
-    case DType::f64:
-      return ncclFloat64;
-    case DType::i32:
-      return ncclInt32;
-    case DType::i64:
-      return ncclInt64;
-    case DType::u16:
-    case DType::u8:
-      break;
-  }
-  throw InternalError(fmt::format("NCCL can't reduce {}", trireme::name_of(dtype)));
-}
-
-ncclRedOp_t nccl_op(ReduceOp op) {
-  switch (op) {
-    case ReduceOp::sum:
-      return ncclSum;
-    case ReduceOp::average:
-      return ncclAvg;
-    case ReduceOp::max:
-      return ncclMax;
-    case ReduceOp::min:
-      return ncclMin;
-  }
-  throw InternalError("a reduction of no kind");
-}
 
 class NcclOperation final : public DeviceOperation {
  public:
@@ -73,7 +39,7 @@ class NcclOperation final : public DeviceOperation {
       begin_->record(stream);
       if (MessageGate* gate = link_.gate(queue)) gate->pass(cuda::raw_stream(stream));
       if (bytes > 0 || call_.kind == OpKind::barrier)
-        communicator->launch(call_.kind, text(), [&](ncclComm_t comm, cudaStream_t s) { return call_nccl(comm, s); });
+        communicator->launch(call_.kind, text(), [&](ncclComm_t comm, cudaStream_t s) { return call_nccl(call_, num_ranks_, link_.zero(), comm, s); });
       launching_ = true;
     }
     if (!communicator->launched()) return false;
@@ -95,48 +61,6 @@ class NcclOperation final : public DeviceOperation {
   void leave() noexcept override { turn_.reset(); }
 
   std::optional<Failure> host_failure() override { return begin_ ? std::nullopt : failure_of(link_.meeting_of(queue)); }
-
-  // What is only moved is moved as bytes.
-  ncclResult_t call_nccl(ncclComm_t comm, cudaStream_t stream) const {
-    const Tensor &in = call_.input, &out = call_.output;
-    switch (call_.kind) {
-      case OpKind::barrier:
-        return ncclAllReduce(link_.zero(), link_.zero(), 1, ncclInt32, ncclMax, comm, stream);
-      case OpKind::all_reduce:
-        return ncclAllReduce(in.raw(), out.raw(), count(in), nccl_type(in.dtype()), nccl_op(call_.reduce_op), comm, stream);
-      case OpKind::reduce_scatter:
-        return ncclReduceScatter(in.raw(), out.raw(), count(out), nccl_type(in.dtype()), nccl_op(call_.reduce_op), comm,
-                                 stream);
-      case OpKind::all_gather:
-        return ncclAllGather(in.raw(), out.raw(), in.bytes(), ncclUint8, comm, stream);
-      case OpKind::broadcast:
-        return ncclBroadcast(in.raw(), out.raw(), in.bytes(), ncclUint8, call_.peer, comm, stream);
-      case OpKind::all_to_all:
-        return all_to_all(comm, stream);
-      // A channel's ranks are 0, who sends, and 1.
-      case OpKind::send:
-        return ncclSend(in.raw(), in.bytes(), ncclUint8, 1, comm, stream);
-      case OpKind::recv:
-        return ncclRecv(out.raw(), out.bytes(), ncclUint8, 0, comm, stream);
-    }
-    throw InternalError("an operation of no kind");
-  }
-
-  ncclResult_t all_to_all(ncclComm_t comm, cudaStream_t stream) const {
-    const size_t part_bytes = call_.input.bytes() / static_cast<size_t>(num_ranks_);
-    const auto* from = static_cast<const std::byte*>(call_.input.raw());
-    auto* to = static_cast<std::byte*>(call_.output.raw());
-    ncclResult_t result = ncclGroupStart();
-    const auto go_on = [&] { return result == ncclSuccess || result == ncclInProgress; };
-    for (int peer = 0; peer < num_ranks_ && go_on(); ++peer, from += part_bytes, to += part_bytes) {
-      result = ncclSend(from, part_bytes, ncclUint8, peer, comm, stream);
-      if (go_on()) result = ncclRecv(to, part_bytes, ncclUint8, peer, comm, stream);
-    }
-    const ncclResult_t ended = ncclGroupEnd();
-    return go_on() ? ended : result;
-  }
-
-  static size_t count(const Tensor& t) { return static_cast<size_t>(t.numel()); }
 
   NcclLink& link_;  // goes with the group, and so does the use of it
   Backend& backend_;
@@ -165,6 +89,24 @@ std::shared_ptr<DeviceOperation> NcclGroup::make_operation(DeviceCall call, std:
                                                            std::unique_ptr<Event> after) {
   return std::make_shared<NcclOperation>(nccl_link_, backend(), size(), device_options_.copy_engines.get(),
                                          std::move(call), label, options(), std::move(after));
+}
+
+/// What copy engines move is the host's to call: how they take turns with other groups' copies is decided when they are queued.
+std::optional<Work> NcclGroup::capture(Recorder& recorder, const DeviceCall& call, const std::string& text, Stream& stream) {
+  if (!recorder.takes_branches()) return std::nullopt;
+  std::optional<Work> work;
+  engine().use_idle(call.queue(), [&] {
+    Communicator* communicator = nccl_link_.capturing(call.queue(), call.kind);
+    if (!communicator || (nccl_link_.copies() && PeerCopies::takes(call))) return;
+    auto recorded = recorded_.lock();
+    if (!recorded || !recorded->is_of(recorder)) {
+      recorded = std::make_shared<RecordedCollectives>(*this, engine(), backend(), *communicator, recorder, stream);
+      recorder.add(recorded);
+      recorded_ = recorded;
+    }
+    if (!recorded->is_full()) work = recorded->add(call, text, size(), nccl_link_.zero());
+  });
+  return work;
 }
 
 std::unique_ptr<Group> NcclGroup::make_like(std::unique_ptr<Group> host) {

@@ -7,6 +7,7 @@
 
 #include "comm/device_group.h"
 #include "comm/nccl/nccl_link.h"
+#include "comm/nccl/recorded_collectives.h"
 
 namespace trireme::comm {
 
@@ -23,10 +24,12 @@ class NcclGroup final : public DeviceGroup {
             std::unique_ptr<NcclLink> link);
   std::shared_ptr<DeviceOperation> make_operation(DeviceCall call, std::string_view label,
                                                   std::unique_ptr<Event> after) override;
+  std::optional<Work> capture(Recorder& recorder, const DeviceCall& call, const std::string& text, Stream& stream) override;
   std::unique_ptr<Group> make_like(std::unique_ptr<Group> host) override;
 
   DeviceGroupOptions device_options_;
   NcclLink& nccl_link_;  // the engine's
+  std::weak_ptr<RecordedCollectives> recorded_;  // of the last recording
 };
 
 }  // namespace trireme::comm

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "comm/nccl/tell.h"
 #include "core/backend/cuda/check.h"
 
 namespace trireme::comm {
@@ -79,8 +80,19 @@ Communicator* NcclLink::find(const QueueKey& queue, const std::string& label, in
     if (!copies_) copies_ = std::make_unique<PeerCopies>(*control_, backend_, label + ", connecting copy engines");
     if (!copies_->is_decided()) return nullptr;
   }
-  if (queue.peer < 0 && !zero_) zero_ = make_zero(settings_.device, cuda::raw_stream(channel.communicator->stream()));
+  if (queue.peer < 0 && !zero_) {
+    zero_ = make_zero(settings_.device, cuda::raw_stream(channel.communicator->stream()));
+    load_tell();
+  }
   return channel.communicator.get();
+}
+
+/// Messages pass their gates by the number.
+Communicator* NcclLink::capturing(const QueueKey& queue, OpKind kind) const {
+  const auto found = channels_.find(queue);
+  if (queue.peer >= 0 || found == channels_.end() || !zero_) return nullptr;
+  Communicator* communicator = found->second->communicator.get();
+  return communicator->can_capture(kind) ? communicator : nullptr;
 }
 
 void NcclLink::enter_thread() { cuda::check(cudaSetDevice(settings_.device), "cudaSetDevice"); }

@@ -3,7 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include "comm/device_environment.h"
 #include "core/backend.h"
+
+namespace trireme {
+
+inline const bool kEnvironmentIsSet = (set_device_environment(), true);  // as in the command
+
+}  // namespace trireme
 
 #define TRIREME_NEEDS_GPUS(count)                                                                   \
   if (num_cuda_devices() < (count))                                                                 \

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "comm/nccl/sum_parts.h"
+#include "comm/nccl/tell.h"
 #include "core/backend/cuda/check.h"
 #include "core/backend/cuda/cuda_backend.h"
 #include "core/error.h"
@@ -84,14 +85,23 @@ class FakeEvent final : public Event {
  public:
   void record(Stream& stream) override {
     point_ = std::make_shared<Point>();
-    fake::queue(cuda::raw_stream(stream), [point = point_] {
+    stream_ = cuda::raw_stream(stream);
+    fake::queue(stream_, [point = point_] {
       point->time = std::chrono::steady_clock::now();
       point->reached = true;
       point->reached.notify_all();
     });
+    recorded_to_ = fake::recorded_to(stream_);
+    num_recorded_ = recorded_to_ ? recorded_to_->size() : 0;
   }
   void wait(Stream& stream) override {
-    if (point_) fake::queue(cuda::raw_stream(stream), [point = point_] { point->reached.wait(false); });
+    if (!point_) return;
+    if (recorded_to_) {
+      if (fake::recorded_to(stream_) != recorded_to_) throw InternalError("a point of a recording that has ended is waited for");
+      fake::record_to(cuda::raw_stream(stream), recorded_to_);
+      fake::join(stream_, num_recorded_);
+    }
+    fake::queue(cuda::raw_stream(stream), [point = point_] { point->reached.wait(false); });
   }
   void synchronize() override {
     if (point_) point_->reached.wait(false);
@@ -108,6 +118,9 @@ class FakeEvent final : public Event {
     std::chrono::steady_clock::time_point time;
   };
   std::shared_ptr<Point> point_;
+  cudaStream_t stream_ = nullptr;
+  fake::Tasks* recorded_to_ = nullptr;  // not null: it is a point of a recording, with so many tasks before it
+  size_t num_recorded_ = 0;
 };
 
 class FakeBackend final : public Backend {
@@ -160,7 +173,7 @@ class FakeBackend final : public Backend {
     return true;
   }
   std::unique_ptr<Recording> end_recording(Stream& stream) override {
-    fake::record_to(cuda::raw_stream(stream), nullptr);
+    cuda::check(fake::end_recording(cuda::raw_stream(stream)), "cudaStreamEndCapture");
     std::unique_ptr<FakeRecording> done = std::move(recording_);
     const bool may_fail = gpu_to_fail == kAllGpus || gpu_to_fail == index_;
     if (num_recorded_++ >= first_to_fail && may_fail) cuda::check(fake::failed(cudaErrorMemoryAllocation), "cudaGraphInstantiate");
@@ -221,6 +234,10 @@ void CudaStream::synchronize() { fake::synchronize(stream_); }
 namespace comm {
 
 void load_sum_parts() {}
+void load_tell() {}
+void tell(std::atomic<uint32_t>* word, uint32_t value, cudaStream_t stream) {
+  fake::queue(stream, [=] { *word = value; });
+}
 
 void sum_parts(const Parts& parts, float scale, void* out, void* copy, cudaStream_t stream) {
   fake::queue(stream, [=] {

@@ -2,6 +2,7 @@
 #include <cuda.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -30,18 +31,35 @@ class Stream {
 
   void queue(std::function<void()> task) {
     std::unique_lock lock(mutex_);
-    if (recorded_) return recorded_->push_back(std::move(task));
+    if (recorded_) {
+      if (recorder_ != std::this_thread::get_id()) throw InternalError("a thread uses a stream that another one records");
+      recorded_->push_back(std::move(task));
+      num_recorded_ = recorded_->size();
+      return;
+    }
     changed_.wait(lock, [&] { return tasks_.size() < kMaxQueued; });
     tasks_.push_back(std::move(task));
     changed_.notify_all();
   }
   void record_to(Tasks* tasks) {
     const std::lock_guard lock(mutex_);
+    if (recorded_ == tasks) return;
     recorded_ = tasks;
+    recorder_ = std::this_thread::get_id();
+    num_recorded_ = num_joined_ = 0;
   }
-  bool is_recorded() {
+  Tasks* recorded_to() {
     const std::lock_guard lock(mutex_);
     return recorded_;
+  }
+  /// Another one that is recorded to the same place waits for the first `count` that are there.
+  void join(size_t count) {
+    const std::lock_guard lock(mutex_);
+    num_joined_ = std::max(num_joined_, count);
+  }
+  bool is_joined() {
+    const std::lock_guard lock(mutex_);
+    return num_joined_ >= num_recorded_;
   }
   bool is_empty() {
     const std::lock_guard lock(mutex_);
@@ -77,6 +95,8 @@ class Stream {
   std::deque<std::function<void()>> tasks_;  // the first one is running
   bool ending_ = false;
   Tasks* recorded_ = nullptr;
+  std::thread::id recorder_;
+  size_t num_recorded_ = 0, num_joined_ = 0;  // of what is recorded, up to this one's last task
 };
 
 /// All whose work is not over.
@@ -95,12 +115,12 @@ class Streams {
     for (const auto& one : all())
       if (const auto stream = one.lock()) stream->synchronize();
   }
-
- private:
   std::vector<std::weak_ptr<Stream>> all() {
     const std::lock_guard lock(mutex_);
     return all_;
   }
+
+ private:
   std::mutex mutex_;
   std::vector<std::weak_ptr<Stream>> all_;
 };
@@ -159,6 +179,18 @@ void load(std::type_index kernel) {
   streams().synchronize();
 }
 void record_to(cudaStream_t stream, Tasks* tasks) { of(stream).record_to(tasks); }
+Tasks* recorded_to(cudaStream_t stream) { return of(stream).recorded_to(); }
+void join(cudaStream_t stream, size_t count) { of(stream).join(count); }
+cudaError_t end_recording(cudaStream_t stream) {
+  const Tasks* const tasks = of(stream).recorded_to();
+  bool joined = true;
+  for (const auto& one : streams().all())
+    if (const auto other = one.lock(); other && other->recorded_to() == tasks) {
+      joined &= other.get() == &of(stream) || other->is_joined();
+      other->record_to(nullptr);
+    }
+  return joined ? cudaSuccess : failed(cudaErrorStreamCaptureUnjoined);
+}
 void queue(cudaStream_t stream, std::function<void()> task) { of(stream).queue(std::move(task)); }
 void queue_copy(cudaStream_t stream, std::function<void()> copy) {
   CopyEngine& engine = copy_engine(of(stream).device);
@@ -176,7 +208,7 @@ void queue_copy(cudaStream_t stream, std::function<void()> copy) {
   });
 }
 void synchronize(cudaStream_t stream) {
-  if (of(stream).is_recorded()) throw InternalError("a stream that is recorded is waited for");
+  if (of(stream).recorded_to()) throw InternalError("a stream that is recorded is waited for");
   of(stream).synchronize();
 }
 bool is_on_device(const void* data) { return memory().contains(data); }

@@ -29,8 +29,13 @@ void load(std::type_index kernel);
 void queue_copy(cudaStream_t stream, std::function<void()> copy);
 void synchronize(cudaStream_t stream);
 using Tasks = std::vector<std::function<void()>>;
-/// Has what is queued on it put there, and not run; null: ends that.
+/// Has what is queued on it, by this thread, put there, and not run.
 void record_to(cudaStream_t stream, Tasks* tasks);
+Tasks* recorded_to(cudaStream_t stream);  // null: it runs
+/// Another stream that is recorded to the same place waits for `stream`, and so for the first `count` tasks there.
+void join(cudaStream_t stream, size_t count);
+/// Ends that of `stream` and of all that were made to wait for it. An error where it does not wait for all of theirs.
+cudaError_t end_recording(cudaStream_t stream);
 /// How many recordings the fake backends were asked for.
 int recordings();
 /// Recordings of each fake backend, or of GPU `index` alone, fail at their end but for the first `pieces`; nothing: all succeed.

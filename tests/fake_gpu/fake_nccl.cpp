@@ -49,7 +49,8 @@ struct Member {
   std::shared_ptr<Room> room;
   int rank, size;
   std::atomic<bool> aborted = false;
-  uint64_t operations = 0, splits = 0;
+  std::atomic<uint64_t> operations = 0;  // that it has come to
+  uint64_t splits = 0;
 
   void wait(std::unique_lock<std::mutex>& lock, const std::function<bool()>& over) {
     while (!aborted && !over()) room->changed.wait_for(lock, std::chrono::milliseconds(1));
@@ -75,7 +76,8 @@ Bytes read(const void* data, size_t bytes) {
 template <class Finish>
 ncclResult_t meet(ncclComm_t comm, const void* part, size_t bytes, cudaStream_t stream, Finish finish) {
   const auto member = of(comm);
-  trireme::fake::queue(stream, [=, number = member->operations++] {
+  trireme::fake::queue(stream, [=] {
+    const uint64_t number = member->operations++;
     Room& room = *member->room;
     std::unique_lock lock(room.mutex);
     Room::Operation& operation = room.operations[number];

@@ -1,0 +1,195 @@
+// Collectives of NCCL's that are part of a recording. Ranks are threads, each with a GPU.
+#include <gmock/gmock.h>
+
+#include "comm/nccl/recorded_collectives.h"
+#include "core/recorder.h"
+#include "tests/cuda/gpu.h"
+#include "tests/cuda/gpu_rank.h"
+
+namespace trireme {
+namespace {
+
+using comm::RecordedCollectives;
+using ::testing::AllOf;
+using ::testing::Each;
+using ::testing::HasSubstr;
+
+class RecordedCollectivesCuda : public ::testing::Test {
+ protected:
+  void SetUp() override { TRIREME_NEEDS_GPUS(2); }
+
+  static void on_two_ranks(const std::function<void(Group&, GpuRank&)>& body) {
+    LocalWorld(2, {.timeout_ms = 60'000}).run([&](Group& world) {
+      ASSERT_EQ(world.size(), 2);
+      GpuRank rank(world);
+      body(world, rank);
+    });
+  }
+  static void write(GpuRank& rank, const Tensor& t, float value) {
+    const std::vector<float> values(static_cast<size_t>(t.numel()), value);
+    rank.ctx.backend->copy(t.raw(), values.data(), t.bytes(), *rank.ctx.stream);
+  }
+};
+
+/// `big` and `swapped` are twice what the others are.
+struct Tensors {
+  Tensors(GpuRank& rank, int64_t n)
+      : sum(rank.filled(n, 0)),
+        part(rank.filled(n, 0)),
+        root(rank.filled(n, 0)),
+        big(rank.filled(2 * n, 0)),
+        swapped(rank.filled(2 * n, 0)) {}
+  Tensor sum, part, root, big, swapped;
+};
+void call_all(GpuRank& rank, const Tensors& t) {
+  Stream* const stream = rank.ctx.stream;
+  Group& group = *rank.group;
+  group.all_reduce(t.sum, ReduceOp::sum, "sum", stream).wait(*stream);
+  group.all_gather(t.sum, t.big, "gather", stream).wait(*stream);
+  group.reduce_scatter(t.big, t.part, ReduceOp::average, "scatter", stream).wait(*stream);
+  group.all_to_all(t.big, t.swapped, "swap", stream).wait(*stream);
+  const Work last = group.broadcast(t.root, 1, "root", stream);
+  if (!stream->recorder()) last.wait(*stream);  // a recording waits for it, if nobody does
+}
+
+TEST_F(RecordedCollectivesCuda, AreOnePieceAndDoWhatTheyDidWhenTheyWereCalled) {
+  on_two_ranks([](Group& world, GpuRank& rank) {
+    const Tensors t(rank, 3000);
+    call_all(rank, t);  // which connects
+    rank.ctx.stream->synchronize();
+    bool in_one = false;
+    const auto recording = rank.ctx.recorder->record([&] {
+      call_all(rank, t);
+      in_one = rank.ctx.recorder->takes_branches();
+    });
+    EXPECT_TRUE(in_one);
+    for (int replay = 1; replay <= 3; ++replay) {
+      write(rank, t.sum, static_cast<float>(replay + world.rank()));
+      write(rank, t.root, static_cast<float>(world.rank() * replay));
+      recording->replay(*rank.ctx.stream);
+      const auto sum = static_cast<float>(2 * replay + 1);
+      for (const Tensor& each : {t.sum, t.part, t.big, t.swapped}) EXPECT_THAT(rank.read(each), Each(sum));
+      EXPECT_THAT(rank.read(t.root), Each(static_cast<float>(replay)));
+      rank.all_reduce(t.sum, "called between replays").wait(*rank.ctx.stream);
+      EXPECT_THAT(rank.read(t.sum), Each(2 * sum));
+    }
+  });
+}
+
+TEST_F(RecordedCollectivesCuda, WorkBesideThemWaitsForThemAloneWhereItMust) {
+  on_two_ranks([](Group& world, GpuRank& rank) {
+    const auto other = make_device_group(world, rank.engine.backend(), "other");
+    const Tensor a = rank.filled(200'000, 1), b = rank.filled(1000, 1);
+    const auto step = [&] {
+      const Work large = rank.all_reduce(a, "large");
+      for (int i = 0; i < 3; ++i) other->all_reduce(b, ReduceOp::sum, "small", rank.ctx.stream).wait(*rank.ctx.stream);
+      large.wait(*rank.ctx.stream);
+      rank.all_reduce(a, "again").wait(*rank.ctx.stream);
+    };
+    step();
+    const auto recording = rank.ctx.recorder->record(step);
+    for (int i = 0; i < 2; ++i) recording->replay(*rank.ctx.stream);
+    EXPECT_THAT(rank.read(b), Each(512.0f));
+    EXPECT_THAT(rank.read(a), Each(64.0f));
+  });
+}
+
+TEST_F(RecordedCollectivesCuda, OneRankMayCallWhatTheOtherReplays) {
+  on_two_ranks([](Group& world, GpuRank& rank) {
+    const Tensors t(rank, 1000);
+    call_all(rank, t);
+    const auto recording = rank.ctx.recorder->record([&] { call_all(rank, t); });
+    write(rank, t.sum, 1);
+    for (int i = 0; i < 4; ++i) {
+      if (i % 2 == world.rank())
+        recording->replay(*rank.ctx.stream);
+      else
+        call_all(rank, t);
+    }
+    EXPECT_THAT(rank.read(t.sum), Each(16.0f));
+  });
+}
+
+TEST_F(RecordedCollectivesCuda, AreCalledWhereTheHostHasSomethingToDoBetweenThem) {
+  on_two_ranks([](Group& world, GpuRank& rank) {
+    Stream* const stream = rank.ctx.stream;
+    const int peer = 1 - world.rank();
+    const Tensor sum = rank.filled(1000, 1), received = rank.filled(1000, 0);
+    int calls = 0, undone = 0;
+    const auto step = [&] {
+      ++calls;
+      rank.all_reduce(sum, "sum").wait(*stream);
+      const Work sending = rank.group->send(sum, peer, 0, "there", stream);
+      rank.group->recv(received, peer, 0, "here", stream).wait(*stream);
+      sending.wait(*stream);
+      rank.all_reduce(sum, "sum").wait(*stream);
+    };
+    step();
+    const auto recording = rank.ctx.recorder->record(step, [&] { ++undone; });
+    EXPECT_EQ(undone, 1);
+    EXPECT_EQ(calls, 3);
+    recording->replay(*stream);
+    EXPECT_THAT(rank.read(received), Each(8.0f));
+    EXPECT_THAT(rank.read(sum), Each(16.0f));
+  });
+}
+
+TEST_F(RecordedCollectivesCuda, AreCalledWhereTheyAreMoreThanEndSoonWhenTheyAreGivenUp) {
+  on_two_ranks([](Group&, GpuRank& rank) {
+    const Tensor t = rank.filled(100, 1);
+    rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
+    for (const auto& [count, in_one] : {std::pair{size_t{3}, true}, {RecordedCollectives::kMost + 1, false}}) {
+      bool is_in_one = false;
+      const auto recording = rank.ctx.recorder->record([&, count = count] {
+        for (size_t i = 0; i < count; ++i) rank.group->all_reduce(t, ReduceOp::average, "average", rank.ctx.stream).wait(*rank.ctx.stream);
+        is_in_one = rank.ctx.recorder->takes_branches();
+      });
+      EXPECT_EQ(is_in_one, in_one);
+      recording->replay(*rank.ctx.stream);
+      EXPECT_THAT(rank.read(t), Each(2.0f));
+    }
+  });
+}
+
+TEST_F(RecordedCollectivesCuda, WhoStaysAwayFromAReplayIsNoticedInTimeAndToldWithWhatItStayedAwayFrom) {
+  const auto [text, elapsed] = failure_of<CommError>(1000, true, [](Group& world, GpuRank& rank) {
+    const Tensor t = rank.filled(1 << 20, 1);
+    rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
+    const auto recording = rank.ctx.recorder->record([&] {
+      for (const char* name : {"bucket 1", "bucket 2", "bucket 3"}) rank.all_reduce(t, name).wait(*rank.ctx.stream);
+    });
+    rank.ctx.stream->synchronize();
+    if (world.rank() == 1) {
+      rank.all_reduce(t, "bucket 1").wait(*rank.ctx.stream);  // and no more
+      return stay_away(world);
+    }
+    recording->replay(*rank.ctx.stream);
+    rank.ctx.stream->synchronize();  // until the kernels were aborted
+    EXPECT_TRUE(world.failure());
+    EXPECT_THROW(recording->replay(*rank.ctx.stream), CommError);
+    EXPECT_THROW(rank.all_reduce(t, "after").wait(*rank.ctx.stream), CommError);
+    world.barrier("after").wait();
+  });
+  EXPECT_THAT(text, AllOf(HasSubstr("all_reduce 'bucket 2' in group 'gradients' was not done within 1 s"), HasSubstr("its ranks are alive")));
+  EXPECT_GE(elapsed, Seconds(1));
+  EXPECT_LT(elapsed, Seconds(20));
+}
+
+TEST_F(RecordedCollectivesCuda, AnExceptionInOneRankEndsTheOthersReplay) {
+  const auto [text, elapsed] = failure_of<std::runtime_error>(60'000, true, [](Group& world, GpuRank& rank) {
+    const Tensor t = rank.filled(1 << 20, 1);
+    rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
+    const auto recording = rank.ctx.recorder->record([&] { rank.all_reduce(t, "bucket 3").wait(*rank.ctx.stream); });
+    rank.ctx.stream->synchronize();
+    if (world.rank() == 1) throw std::runtime_error("the disk is full");
+    recording->replay(*rank.ctx.stream);
+    rank.ctx.stream->synchronize();
+    EXPECT_THAT(message_of<CommError>([&] { recording->replay(*rank.ctx.stream); }),
+                HasSubstr("rank 0: a step was not replayed: rank 1 failed: the disk is full"));
+  });
+  EXPECT_EQ(text, "the disk is full");
+  EXPECT_LT(elapsed, Seconds(20));
+}
+
+}  // namespace
+}  // namespace trireme
