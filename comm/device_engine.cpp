@@ -48,9 +48,16 @@ void DeviceEngine::submit(std::shared_ptr<DeviceOperation> operation) {
 
 void DeviceEngine::use_idle(const QueueKey& queue, const std::function<void()>& use) {
   const Lock lock(mutex_);
+  if (!failure_ && is_issued(queue)) use();
+}
+
+void DeviceEngine::drive_until_issued(const QueueKey& queue) {
+  drive_until([&] { return is_issued(queue); });
+}
+
+bool DeviceEngine::is_issued(const QueueKey& queue) const {
   const auto found = queues_.find(queue);
-  const bool is_idle = found == queues_.end() || found->second.num_issued == found->second.operations.size();
-  if (!failure_ && is_idle) use();
+  return found == queues_.end() || found->second.num_issued == found->second.operations.size();
 }
 
 void DeviceEngine::run_thread() {

@@ -41,6 +41,8 @@ class DeviceEngine : public std::enable_shared_from_this<DeviceEngine> {
 
   DeviceLink& link() { return *link_; }  // for operations
   void submit(std::shared_ptr<DeviceOperation> operation);
+  /// Looks until nothing of that queue is still to be issued, or all has failed.
+  void drive_until_issued(const QueueKey& queue);
   /// Calls `use`, of the link, unless something has failed or is still to be issued of that queue. Nobody else uses the link meanwhile.
   void use_idle(const QueueKey& queue, const std::function<void()>& use);
   /// Looks until `over()`, which is asked with the mutex held.
@@ -74,6 +76,7 @@ class DeviceEngine : public std::enable_shared_from_this<DeviceEngine> {
   void take_failure(const std::exception& error, const DeviceOperation* culprit);
   Failure given_up(const DeviceOperation& operation, const std::string& reason) const;
   bool has_begun() const;
+  bool is_issued(const QueueKey& queue) const;
 
   Group& host_;
   const int world_rank_;

@@ -59,6 +59,7 @@ Work DeviceGroup::submit(DeviceCall call, std::string_view label, Stream* after)
       return submit(call, label, after);
     });
   }
+  expect_call(call);
   const bool waits = mode == CallMode::waits && call.kind != OpKind::send && call.kind != OpKind::recv;
   if (waits) host().barrier(label).wait();
   std::unique_ptr<Event> ready;

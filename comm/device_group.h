@@ -88,6 +88,8 @@ class DeviceGroup : public Group {
  private:
   virtual std::shared_ptr<DeviceOperation> make_operation(DeviceCall call, std::string_view label,
                                                           std::unique_ptr<Event> after) = 0;
+  /// An operation is about to be made that is no part of a recording.
+  virtual void expect_call(const DeviceCall&) {}
   /// Makes the operation a part of what is recorded of `stream`; nothing where it can't be.
   virtual std::optional<Work> capture(Recorder&, const DeviceCall&, const std::string& /*text*/, Stream&) { return std::nullopt; }
   /// A group like this one, of the ranks of `host`.

@@ -13,6 +13,7 @@ void RecordedWork::wait() {
 void RecordedWork::wait(Stream& stream) {
   TRIREME_ASSERT(stream.recorder() == &recorder_, "a stream that is not recorded waits for what is");
   do_wait(stream);
+  is_waited_for_ = true;
   release_tensors();
 }
 

@@ -23,6 +23,7 @@ class RecordedWork : public Work::State {
   /// The recorded one; InternalError for another.
   void wait(Stream& stream) override;
   void release_tensors() override { held_.clear(); }
+  bool is_waited_for() const { return is_waited_for_; }
 
  protected:
   Recorder& recorder_;
@@ -31,6 +32,7 @@ class RecordedWork : public Work::State {
   virtual void do_wait(Stream& stream) = 0;
 
   std::vector<Tensor> held_;
+  bool is_waited_for_ = false;
 };
 
 class RecordedCall final : public RecordedWork, public std::enable_shared_from_this<RecordedCall> {

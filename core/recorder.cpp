@@ -1,11 +1,13 @@
 #include "core/recorder.h"
 
+#include <algorithm>
+#include <span>
+
 #include "core/error.h"
 
 namespace trireme {
 namespace {
 
-/// on_host() was called of a recording that has branches.
 struct NeedsPieces : InternalError {
   NeedsPieces() : InternalError("a recorded step has something for the host to do between exchanges that are recorded") {}
 };
@@ -19,9 +21,12 @@ class Recorder::Pieces : public Recording {
   }
   void add(std::function<void()> action) { parts_.push_back({nullptr, std::move(action)}); }
   void add(std::shared_ptr<RecordedBranch> branch) { branches_.push_back(std::move(branch)); }
-  bool has_branches() const { return !branches_.empty(); }
-  void join() {
-    for (const auto& branch : branches_) branch->join();
+  std::span<const std::shared_ptr<RecordedBranch>> branches() const { return branches_; }
+  void end_branches(Stream& recorded) {
+    for (const auto& branch : branches_) {
+      branch->have_wait(recorded);
+      branch->end();
+    }
   }
   void replay(Stream& stream) override {
     for (const auto& branch : branches_) branch->before_replay(stream);
@@ -43,8 +48,9 @@ class Recorder::Pieces : public Recording {
   std::vector<Part> parts_;  // go before what their work is written to
 };
 
-std::unique_ptr<Recording> Recorder::record(const std::function<void()>& body, const std::function<void()>& undo) {
-  in_one_ = true;
+std::unique_ptr<Recording> Recorder::record(const std::function<void()>& body, const std::function<void()>& undo,
+                                            bool with_branches) {
+  in_one_ = with_branches;
   try {
     return record_once(body);
   } catch (const NeedsPieces&) {
@@ -61,16 +67,22 @@ std::unique_ptr<Recorder::Pieces> Recorder::record_once(const std::function<void
   stream_.recorder_ = this;
   try {
     body();
-    pieces->join();
+    pieces->end_branches(stream_);
+    if (std::ranges::any_of(pieces->branches(), [](const auto& branch) { return branch->needs_host(); })) throw NeedsPieces();
   } catch (...) {
     stop();
-    try {
-      backend_.end_recording(stream_);
-    } catch (const Error&) {  // what went wrong in `body` is what there is to say
-    }
+    const auto try_to = [](const auto& end) {
+      try {
+        end();
+      } catch (const Error&) {  // what went wrong in `body` is what there is to say
+      }
+    };
+    try_to([&] { pieces->end_branches(stream_); });
+    try_to([&] { backend_.end_recording(stream_); });
     throw;
   }
   stop();
+  has_branches_ = !pieces->branches().empty();
   pieces->add(backend_.end_recording(stream_));
   return pieces;
 }
@@ -82,7 +94,7 @@ void Recorder::stop() {
 
 void Recorder::on_host(std::function<void()> action) {
   if (!pieces_) return action();
-  if (pieces_->has_branches()) throw NeedsPieces();
+  need_pieces();
   in_one_ = false;
   pieces_->add(backend_.end_recording(stream_));
   pieces_->add(std::move(action));
@@ -92,6 +104,15 @@ void Recorder::on_host(std::function<void()> action) {
 void Recorder::add(std::shared_ptr<RecordedBranch> branch) {
   TRIREME_ASSERT(takes_branches(), "a branch of what is not recorded, or in pieces");
   pieces_->add(std::move(branch));
+}
+
+void Recorder::begin_of(const RecordedBranch& branch, Stream& stream) {
+  for (const auto& other : pieces_->branches())
+    if (other.get() != &branch && other->is_open()) other->have_wait(stream);
+}
+
+void Recorder::need_pieces() {
+  if (pieces_ && !pieces_->branches().empty()) throw NeedsPieces();
 }
 
 }  // namespace trireme

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "comm/host_tensor.h"
 #include "core/ops/elementwise.h"
 #include "core/recorder.h"
 #include "core/tape.h"
@@ -122,20 +123,35 @@ bool TrainStep::replay() {
 }
 
 /// Nothing of the step is run meanwhile, so where it fails the step can still be launched piece by piece.
-void TrainStep::record() {
+void TrainStep::record_once() {
   ctx_.allocator->begin_recording();
+  const auto abandon = [this] { parts_.reducer.abandon_step(); };
   try {
-    recording_ = ctx_.recorder->record([this] { compute(); }, [this] { parts_.reducer.abandon_step(); });
+    recording_ = ctx_.recorder->record([this] { compute(); }, abandon, may_capture_);
   } catch (const IoError& e) {
-    parts_.reducer.abandon_step();
+    abandon();
     ctx_.backend->add_note(fmt::format("run.cuda_graph: steps are launched one by one, for recording one failed: {}", e.what()));
   }
   ctx_.allocator->end_recording();
   if (!recording_) ctx_.allocator->forget_recording();
   record_ = recording_ != nullptr;
-  // The device has to find memory for it. The first time comes at the same step on all ranks, others need not.
+}
+
+/// The device has to find memory for it. The first time comes at the same step on all ranks, others need not.
+void TrainStep::record() {
+  record_once();
   if (std::exchange(has_recorded_, true)) return;
   slot_of(launched_ - 1).first_recorded = true;
+  // NCCL's calls are captured by all ranks, or by none.
+  const bool captured = recording_ && ctx_.recorder->has_branches();
+  int32_t all_captured = captured ? 1 : 0;
+  parts_.stats.all_reduce(wrap_host(std::span<int32_t>(&all_captured, 1)), ReduceOp::min, "recorded").wait();
+  may_capture_ = all_captured != 0;
+  if (captured && !may_capture_) {
+    recording_.reset();
+    ctx_.allocator->forget_recording();
+    record_once();
+  }
   parts_.model.meet("recorded");
 }
 

@@ -84,6 +84,7 @@ class TrainStep {
   void compute();  // all work on the device, from the inputs to the updated weights
   bool replay();   // the same, recorded; false when there is no recording
   void record();
+  void record_once();
   MicroBatch micro_batch(int64_t i) const;
   void run_micro_batches();
   void sum_gradient_squares(Tensor& norms);
@@ -96,6 +97,7 @@ class TrainStep {
   int64_t micro_batches_;
   int64_t first_sample_ = 0;  // of every batch of this rank
   bool record_, has_recorded_ = false;
+  bool may_capture_ = true;  // exchanges
   std::unique_ptr<Recording> recording_;
   /// Kernels of the update may still be loaded: its sums are waited for, and all ranks meet after it. A recording then
   /// begins when no sum is under way.

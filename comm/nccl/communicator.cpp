@@ -40,6 +40,12 @@ std::mutex& freeing_mutex() {
   return mutex;
 }
 
+std::string error_text(ncclResult_t result, std::string_view what) {
+  const char* details = ncclGetLastError(nullptr);
+  return fmt::format("{}: NCCL: {}{}{} (NCCL_DEBUG=INFO prints more)", what, ncclGetErrorString(result),
+                     details && *details ? ": " : "", details ? details : "");
+}
+
 /// The stream belongs to the device that is current when it is made.
 int select(int device) {
   cuda::check(cudaSetDevice(device), "cudaSetDevice");
@@ -49,11 +55,8 @@ int select(int device) {
 }  // namespace
 
 void check_nccl(ncclResult_t result, std::string_view what) {
-  if (result == ncclSuccess || result == ncclInProgress) [[likely]]
-    return;
-  const char* details = ncclGetLastError(nullptr);
-  throw CommError(fmt::format("{}: NCCL: {}{}{} (NCCL_DEBUG=INFO prints more)", what, ncclGetErrorString(result),
-                              details && *details ? ": " : "", details ? details : ""));
+  if (result != ncclSuccess && result != ncclInProgress) [[unlikely]]
+    throw CommError(error_text(result, what));
 }
 
 ncclUniqueId new_nccl_id() {
@@ -165,9 +168,17 @@ bool Communicator::connected() {
   return ready;
 }
 
-/// Where NCCL registers the memory of calls that are captured, all ranks have to capture alike, and to wait for each other.
+/// Where NCCL registers the memory of calls that are captured, ranks have to wait for each other meanwhile; and users may have said
+/// that nothing is called beside what is replayed.
 bool Communicator::can_capture(OpKind kind) const {
-  return comms_ && comms_->split && stage_ == Stage::connected && has_made(kind) && is_set_to_0("NCCL_GRAPH_REGISTER");
+  return comms_ && comms_->split && stage_ == Stage::connected && has_made(kind) && is_set_to_0("NCCL_GRAPH_REGISTER") &&
+         !is_set_to_0("NCCL_GRAPH_MIXING_SUPPORT");
+}
+
+void Communicator::capture(std::string_view what, const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& call) {
+  cuda::check(cudaSetDevice(device_), "cudaSetDevice");
+  const ncclResult_t result = call(comms_->split, stream_.raw());
+  if (result != ncclSuccess) throw IoError(error_text(result, what));
 }
 
 void Communicator::launch(OpKind kind, std::string_view what,

@@ -98,15 +98,26 @@ std::optional<Work> NcclGroup::capture(Recorder& recorder, const DeviceCall& cal
   engine().use_idle(call.queue(), [&] {
     Communicator* communicator = nccl_link_.capturing(call.queue(), call.kind);
     if (!communicator || (nccl_link_.copies() && PeerCopies::takes(call))) return;
-    auto recorded = recorded_.lock();
-    if (!recorded || !recorded->is_of(recorder)) {
-      recorded = std::make_shared<RecordedCollectives>(*this, engine(), backend(), *communicator, recorder, stream);
+    auto recorded = being_recorded();
+    if (!recorded) {
+      recorded = std::make_shared<RecordedCollectives>(*this, engine(), backend(), *communicator, nccl_link_.progress(),
+                                                       recorder, stream);
       recorder.add(recorded);
       recorded_ = recorded;
     }
     if (!recorded->is_full()) work = recorded->add(call, text, size(), nccl_link_.zero());
   });
   return work;
+}
+
+/// The stream of collectives takes no call while they are recorded.
+void NcclGroup::expect_call(const DeviceCall& call) {
+  if (const auto recorded = being_recorded(); recorded && call.queue() == QueueKey{}) recorded->recorder().need_pieces();
+}
+
+std::shared_ptr<RecordedCollectives> NcclGroup::being_recorded() const {
+  auto recorded = recorded_.lock();
+  return recorded && recorded->is_recorded() ? recorded : nullptr;
 }
 
 std::unique_ptr<Group> NcclGroup::make_like(std::unique_ptr<Group> host) {

@@ -24,6 +24,8 @@ class NcclGroup final : public DeviceGroup {
             std::unique_ptr<NcclLink> link);
   std::shared_ptr<DeviceOperation> make_operation(DeviceCall call, std::string_view label,
                                                   std::unique_ptr<Event> after) override;
+  void expect_call(const DeviceCall& call) override;
+  std::shared_ptr<RecordedCollectives> being_recorded() const;
   std::optional<Work> capture(Recorder& recorder, const DeviceCall& call, const std::string& text, Stream& stream) override;
   std::unique_ptr<Group> make_like(std::unique_ptr<Group> host) override;
 

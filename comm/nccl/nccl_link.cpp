@@ -18,6 +18,12 @@ Tensor as_tensor(const std::shared_ptr<ncclUniqueId>& id) {
   return Tensor(std::move(storage), 0, {static_cast<int64_t>(sizeof(id->internal))}, DType::u8, Device{});
 }
 
+std::shared_ptr<std::atomic<uint32_t>> make_progress(Backend& backend) {
+  using Word = std::atomic<uint32_t>;
+  const std::shared_ptr<void> memory = backend.allocate_host(sizeof(Word));
+  return {memory, new (memory.get()) Word(0)};
+}
+
 /// In the order of the stream, so that no other work of the device is waited for when it goes.
 std::shared_ptr<void> make_zero(int device, cudaStream_t stream) {
   cuda::check(cudaSetDevice(device), "cudaSetDevice");
@@ -82,6 +88,7 @@ Communicator* NcclLink::find(const QueueKey& queue, const std::string& label, in
   }
   if (queue.peer < 0 && !zero_) {
     zero_ = make_zero(settings_.device, cuda::raw_stream(channel.communicator->stream()));
+    progress_ = make_progress(backend_);
     load_tell();
   }
   return channel.communicator.get();

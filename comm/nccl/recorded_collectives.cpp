@@ -2,11 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "comm/nccl/nccl_call.h"
 #include "comm/nccl/tell.h"
-#include "comm/recorded_call.h"
 
 namespace trireme::comm {
 
@@ -20,15 +20,16 @@ class RecordedCollectives::Replay final : public DeviceOperation {
     limited_ = true;
   }
   std::string text() const override {
-    const uint32_t at = recorded_->at();
-    return waits_for_peers(at) ? recorded_->texts_[at / 2] : "a replayed step";
+    const uint32_t at = *recorded_->at_;
+    const bool is_known = waits_for_peers(at) && at / 2 < recorded_->texts_.size();  // another recording may be replayed by now
+    return is_known ? recorded_->texts_[at / 2] : "a replayed step";
   }
 
  private:
   static bool waits_for_peers(uint32_t at) { return at % 2 == 1; }
   bool issue() override { return true; }
   bool has_moved() override {
-    const uint32_t at = recorded_->at();
+    const uint32_t at = *recorded_->at_;
     return std::exchange(last_, at) != at || !waits_for_peers(at);
   }
 
@@ -37,16 +38,14 @@ class RecordedCollectives::Replay final : public DeviceOperation {
 };
 
 RecordedCollectives::RecordedCollectives(Group& group, DeviceEngine& engine, Backend& backend, Communicator& communicator,
-                                         Recorder& recorder, Stream& stream)
+                                         std::shared_ptr<std::atomic<uint32_t>> at, Recorder& recorder, Stream& stream)
     : group_(group),
       engine_(engine),
       backend_(backend),
       communicator_(communicator),
       recorder_(recorder),
       stream_(stream),
-      at_(backend.allocate_host(sizeof(std::atomic<uint32_t>))) {
-  new (at_.get()) std::atomic<uint32_t>(0);
-}
+      at_(std::move(at)) {}
 
 Work RecordedCollectives::add(const DeviceCall& call, std::string text, int num_ranks, void* zero) {
   Stream& own = communicator_.stream();
@@ -54,29 +53,43 @@ Work RecordedCollectives::add(const DeviceCall& call, std::string text, int num_
   const auto ready = backend_.make_event();
   ready->record(stream_);
   ready->wait(own);
+  recorder_.begin_of(*this, own);
   const auto number = 2 * static_cast<uint32_t>(texts_.size());
-  tell(&at(), number + 1, raw);
+  tell(at_.get(), number + 1, raw);
   if (call.bytes() > 0)
-    communicator_.launch(call.kind, text, [&](ncclComm_t comm, cudaStream_t s) { return call_nccl(call, num_ranks, zero, comm, s); });
+    communicator_.capture(text, [&](ncclComm_t comm, cudaStream_t s) { return call_nccl(call, num_ranks, zero, comm, s); });
   auto end = backend_.make_event();
   end->record(own);
-  tell(&at(), number + 2, raw);
+  tell(at_.get(), number + 2, raw);
   texts_.push_back(std::move(text));
-  works_.emplace_back(std::make_shared<CapturedCall>(recorder_, std::vector<Tensor>{call.input, call.output}, std::move(end)));
-  return works_.back();
+  calls_.push_back(std::make_shared<CapturedCall>(recorder_, std::vector<Tensor>{call.input, call.output}, std::move(end)));
+  return Work(calls_.back());
 }
 
-void RecordedCollectives::join() {
+bool RecordedCollectives::is_open() const {
+  return std::ranges::any_of(calls_, [](const auto& call) { return !call->is_waited_for(); });
+}
+
+void RecordedCollectives::have_wait(Stream& stream) {
   const auto end = backend_.make_event();
   end->record(communicator_.stream());
-  end->wait(stream_);
-  joined_ = true;
-  works_.clear();
+  end->wait(stream);
 }
 
+void RecordedCollectives::end() {
+  ended_ = true;
+  calls_.clear();
+  // NCCL's proxies move what goes over networks. They are told by the host, which waits for room in their queue, even when they have
+  // been aborted: such a replay would never end.
+  needs_host_ = cuda::records_host_work(stream_);
+}
+
+/// In the order in which they are called and replayed, whatever NCCL makes of two streams.
 void RecordedCollectives::before_replay(Stream& stream) {
+  engine_.drive_until_issued({});
   if (const auto failure = group_.failure())
     throw GivenUp(fmt::format("rank {}: a step was not replayed: {}", group_.world_rank(group_.rank()), *failure));
+  have_wait(stream);
   begin_ = backend_.make_event();
   begin_->record(stream);
 }
@@ -84,6 +97,7 @@ void RecordedCollectives::before_replay(Stream& stream) {
 void RecordedCollectives::after_replay(Stream& stream) {
   auto end = backend_.make_event();
   end->record(stream);
+  end->wait(communicator_.stream());
   engine_.submit(std::make_shared<Replay>(shared_from_this(), group_.options(), std::move(begin_), std::move(end)));
 }
 

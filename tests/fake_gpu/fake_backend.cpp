@@ -52,6 +52,7 @@ std::atomic<int> first_to_fail = kAllSucceed;  // of a backend's recordings
 constexpr int kAllGpus = -1;
 std::atomic<int> gpu_to_fail = kAllGpus;
 std::atomic<bool> memory_is_taken = false;
+std::atomic<bool> exchanges_need_host = false;
 
 struct Memory {
   std::atomic<size_t> used_bytes = 0, most_bytes = std::numeric_limits<size_t>::max();
@@ -211,6 +212,7 @@ void fake::fail_recordings_after(std::optional<int> pieces, std::optional<int> i
   gpu_to_fail = index.value_or(kAllGpus);
 }
 void fake::take_what_recordings_leave(bool on) { memory_is_taken = on; }
+void fake::have_exchanges_need_the_host(bool on) { exchanges_need_host = on; }
 
 bool built_with_cuda() { return true; }
 int num_cuda_devices() { return fake::kNumGpus; }
@@ -228,6 +230,7 @@ CudaStream::CudaStream(int device, StreamPriority) : device_(device) {
 }
 CudaStream::~CudaStream() { cudaStreamDestroy(stream_); }
 void CudaStream::synchronize() { fake::synchronize(stream_); }
+bool records_host_work(Stream&) { return exchanges_need_host; }
 
 }  // namespace cuda
 

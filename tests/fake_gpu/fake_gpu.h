@@ -42,6 +42,8 @@ int recordings();
 void fail_recordings_after(std::optional<int> pieces, std::optional<int> index = std::nullopt);
 /// Backends that replay find no more memory from then on than they had at that time.
 void take_what_recordings_leave(bool on);
+/// What NCCL records has something for the host to do from then on, as over networks.
+void have_exchanges_need_the_host(bool on);
 /// Whether that lies in memory of a device.
 bool is_on_device(const void* data);
 

@@ -1,6 +1,7 @@
 // The backend of one NVIDIA GPU: memory, streams and events of the CUDA runtime.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <memory>
@@ -220,6 +221,22 @@ CudaStream::CudaStream(int device, StreamPriority priority) : device_(device) {
 }
 
 CudaStream::~CudaStream() { cudaStreamDestroy(stream_); }
+
+bool records_host_work(Stream& stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamGetCaptureInfo(raw_stream(stream), &status, nullptr, &graph), "cudaStreamGetCaptureInfo");
+  if (status != cudaStreamCaptureStatusActive) return false;
+  size_t count = 0;
+  check(cudaGraphGetNodes(graph, nullptr, &count), "cudaGraphGetNodes");
+  std::vector<cudaGraphNode_t> nodes(count);
+  check(cudaGraphGetNodes(graph, nodes.data(), &count), "cudaGraphGetNodes");
+  return std::ranges::any_of(nodes, [](cudaGraphNode_t node) {
+    cudaGraphNodeType type{};
+    check(cudaGraphNodeGetType(node, &type), "cudaGraphNodeGetType");
+    return type == cudaGraphNodeTypeHost;
+  });
+}
 
 void CudaStream::synchronize() { check(cudaStreamSynchronize(stream_), kWaiting); }
 

@@ -1,6 +1,10 @@
 // Collectives of NCCL's that are part of a recording. Ranks are threads, each with a GPU.
 #include <gmock/gmock.h>
 
+#include <atomic>
+#include <chrono>
+#include <thread>
+
 #include "comm/nccl/recorded_collectives.h"
 #include "core/recorder.h"
 #include "tests/cuda/gpu.h"
@@ -24,6 +28,12 @@ class RecordedCollectivesCuda : public ::testing::Test {
       GpuRank rank(world);
       body(world, rank);
     });
+  }
+  /// Of what must be recorded in one.
+  static std::unique_ptr<Recording> record_in_one(GpuRank& rank, const std::function<void()>& body) {
+    auto recording = rank.ctx.recorder->record(body);
+    EXPECT_TRUE(rank.ctx.recorder->has_branches());
+    return recording;
   }
   static void write(GpuRank& rank, const Tensor& t, float value) {
     const std::vector<float> values(static_cast<size_t>(t.numel()), value);
@@ -57,12 +67,7 @@ TEST_F(RecordedCollectivesCuda, AreOnePieceAndDoWhatTheyDidWhenTheyWereCalled) {
     const Tensors t(rank, 3000);
     call_all(rank, t);  // which connects
     rank.ctx.stream->synchronize();
-    bool in_one = false;
-    const auto recording = rank.ctx.recorder->record([&] {
-      call_all(rank, t);
-      in_one = rank.ctx.recorder->takes_branches();
-    });
-    EXPECT_TRUE(in_one);
+    const auto recording = record_in_one(rank, [&] { call_all(rank, t); });
     for (int replay = 1; replay <= 3; ++replay) {
       write(rank, t.sum, static_cast<float>(replay + world.rank()));
       write(rank, t.root, static_cast<float>(world.rank() * replay));
@@ -76,21 +81,53 @@ TEST_F(RecordedCollectivesCuda, AreOnePieceAndDoWhatTheyDidWhenTheyWereCalled) {
   });
 }
 
-TEST_F(RecordedCollectivesCuda, WorkBesideThemWaitsForThemAloneWhereItMust) {
+TEST_F(RecordedCollectivesCuda, OfTwoGroupsAreInOneRow) {
   on_two_ranks([](Group& world, GpuRank& rank) {
+    Stream* const stream = rank.ctx.stream;
     const auto other = make_device_group(world, rank.engine.backend(), "other");
     const Tensor a = rank.filled(200'000, 1), b = rank.filled(1000, 1);
     const auto step = [&] {
       const Work large = rank.all_reduce(a, "large");
-      for (int i = 0; i < 3; ++i) other->all_reduce(b, ReduceOp::sum, "small", rank.ctx.stream).wait(*rank.ctx.stream);
-      large.wait(*rank.ctx.stream);
-      rank.all_reduce(a, "again").wait(*rank.ctx.stream);
+      for (int i = 0; i < 3; ++i) other->all_reduce(b, ReduceOp::sum, "small", stream).wait(*stream);
+      large.wait(*stream);
+      rank.all_reduce(a, "again").wait(*stream);
     };
     step();
-    const auto recording = rank.ctx.recorder->record(step);
-    for (int i = 0; i < 2; ++i) recording->replay(*rank.ctx.stream);
+    const auto recording = record_in_one(rank, step);
+    for (int i = 0; i < 2; ++i) recording->replay(*stream);
     EXPECT_THAT(rank.read(b), Each(512.0f));
     EXPECT_THAT(rank.read(a), Each(64.0f));
+  });
+}
+
+TEST_F(RecordedCollectivesCuda, AreCalledWhereSomethingElseOfTheirGroupIsToBeCalledBetweenThem) {
+  on_two_ranks([](Group&, GpuRank& rank) {
+    const Tensor t = rank.filled(1000, 1);
+    rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
+    rank.group->barrier("connects").wait();
+    int meetings = 0;
+    const auto recording = rank.ctx.recorder->record([&] {
+      rank.all_reduce(t, "sum").wait(*rank.ctx.stream);
+      rank.group->barrier("of no stream").wait();
+      ++meetings;
+      rank.all_reduce(t, "sum").wait(*rank.ctx.stream);
+    });
+    EXPECT_EQ(meetings, 1) << "not by the attempt without pieces";
+    recording->replay(*rank.ctx.stream);
+    EXPECT_THAT(rank.read(t), Each(8.0f));
+  });
+}
+
+TEST_F(RecordedCollectivesCuda, ReplaysComeAfterWhatWasCalledBefore) {
+  on_two_ranks([](Group& world, GpuRank& rank) {
+    const Tensor t = rank.filled(50'000, 1), u = rank.filled(1000, 1);
+    rank.group->all_reduce(t, ReduceOp::average, "connects", rank.ctx.stream).wait(*rank.ctx.stream);
+    const auto recording = record_in_one(rank, [&] { rank.group->all_reduce(u, ReduceOp::sum, "recorded", rank.ctx.stream).wait(*rank.ctx.stream); });
+    if (world.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    for (int i = 0; i < 100; ++i) static_cast<void>(rank.group->all_reduce(t, ReduceOp::average, "more than are issued at once", rank.ctx.stream));
+    recording->replay(*rank.ctx.stream);
+    EXPECT_THAT(rank.read(u), Each(2.0f));
+    EXPECT_THAT(rank.read(t), Each(1.0f));
   });
 }
 
@@ -98,7 +135,7 @@ TEST_F(RecordedCollectivesCuda, OneRankMayCallWhatTheOtherReplays) {
   on_two_ranks([](Group& world, GpuRank& rank) {
     const Tensors t(rank, 1000);
     call_all(rank, t);
-    const auto recording = rank.ctx.recorder->record([&] { call_all(rank, t); });
+    const auto recording = record_in_one(rank, [&] { call_all(rank, t); });
     write(rank, t.sum, 1);
     for (int i = 0; i < 4; ++i) {
       if (i % 2 == world.rank())
@@ -134,17 +171,34 @@ TEST_F(RecordedCollectivesCuda, AreCalledWhereTheHostHasSomethingToDoBetweenThem
   });
 }
 
+TEST_F(RecordedCollectivesCuda, OfARecordingThatFailsLeaveTheGroupAsItWas) {
+  on_two_ranks([](Group&, GpuRank& rank) {
+    const Tensors t(rank, 1000);
+    call_all(rank, t);
+    Work left;
+    EXPECT_THROW(rank.ctx.recorder->record([&] {
+      left = rank.all_reduce(t.sum, "that nobody waits for");
+      throw ConfigError("no");
+    }),
+                 ConfigError);
+    write(rank, t.sum, 1);
+    call_all(rank, t);
+    const auto recording = rank.ctx.recorder->record([&] { call_all(rank, t); });
+    left = {};
+    recording->replay(*rank.ctx.stream);
+    EXPECT_THAT(rank.read(t.sum), Each(4.0f));
+  });
+}
+
 TEST_F(RecordedCollectivesCuda, AreCalledWhereTheyAreMoreThanEndSoonWhenTheyAreGivenUp) {
   on_two_ranks([](Group&, GpuRank& rank) {
     const Tensor t = rank.filled(100, 1);
     rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
     for (const auto& [count, in_one] : {std::pair{size_t{3}, true}, {RecordedCollectives::kMost + 1, false}}) {
-      bool is_in_one = false;
       const auto recording = rank.ctx.recorder->record([&, count = count] {
         for (size_t i = 0; i < count; ++i) rank.group->all_reduce(t, ReduceOp::average, "average", rank.ctx.stream).wait(*rank.ctx.stream);
-        is_in_one = rank.ctx.recorder->takes_branches();
       });
-      EXPECT_EQ(is_in_one, in_one);
+      EXPECT_EQ(rank.ctx.recorder->has_branches(), in_one);
       recording->replay(*rank.ctx.stream);
       EXPECT_THAT(rank.read(t), Each(2.0f));
     }
@@ -155,7 +209,7 @@ TEST_F(RecordedCollectivesCuda, WhoStaysAwayFromAReplayIsNoticedInTimeAndToldWit
   const auto [text, elapsed] = failure_of<CommError>(1000, true, [](Group& world, GpuRank& rank) {
     const Tensor t = rank.filled(1 << 20, 1);
     rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
-    const auto recording = rank.ctx.recorder->record([&] {
+    const auto recording = record_in_one(rank, [&] {
       for (const char* name : {"bucket 1", "bucket 2", "bucket 3"}) rank.all_reduce(t, name).wait(*rank.ctx.stream);
     });
     rank.ctx.stream->synchronize();
@@ -176,13 +230,19 @@ TEST_F(RecordedCollectivesCuda, WhoStaysAwayFromAReplayIsNoticedInTimeAndToldWit
 }
 
 TEST_F(RecordedCollectivesCuda, AnExceptionInOneRankEndsTheOthersReplay) {
-  const auto [text, elapsed] = failure_of<std::runtime_error>(60'000, true, [](Group& world, GpuRank& rank) {
+  std::atomic<bool> is_replayed = false;
+  const auto [text, elapsed] = failure_of<std::runtime_error>(60'000, true, [&](Group& world, GpuRank& rank) {
     const Tensor t = rank.filled(1 << 20, 1);
     rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
-    const auto recording = rank.ctx.recorder->record([&] { rank.all_reduce(t, "bucket 3").wait(*rank.ctx.stream); });
+    const auto recording = record_in_one(rank, [&] { rank.all_reduce(t, "bucket 3").wait(*rank.ctx.stream); });
     rank.ctx.stream->synchronize();
-    if (world.rank() == 1) throw std::runtime_error("the disk is full");
+    if (world.rank() == 1) {
+      is_replayed.wait(false);
+      throw std::runtime_error("the disk is full");
+    }
     recording->replay(*rank.ctx.stream);
+    is_replayed = true;
+    is_replayed.notify_all();
     rank.ctx.stream->synchronize();
     EXPECT_THAT(message_of<CommError>([&] { recording->replay(*rank.ctx.stream); }),
                 HasSubstr("rank 0: a step was not replayed: rank 1 failed: the disk is full"));
