@@ -161,7 +161,9 @@ void describe(V& v, RunConfig& c) {
   v.field("timeout_s", c.timeout_s, "seconds after which a silent peer ends the run", at_least(1));
   v.field("deterministic", c.deterministic, "two runs give the same bits; on a GPU, attention is faster without", any());
   v.field("cuda_graph", c.cuda_graph,
-          "`auto`: GPUs replay the recorded step; `off`: kernels are launched one by one", one_of({"auto", "off"}));
+          "`auto`: GPUs replay the recorded step; `whole`: with collectives in it, which NCCL does then, where the ranks are on one "
+          "machine (for hosts that are too slow to call them); `off`: kernels are launched one by one",
+          one_of({"auto", "whole", "off"}));
   v.field("trace", c.trace, "write a Chrome/Perfetto timeline of each rank", any());
   v.section("profile", c.profile, "what a step's time is spent on: a table, and kernels in the timeline");
   v.field("trace_steps", c.trace_steps, "steps that the timeline covers", at_least(1));

@@ -14,8 +14,13 @@
 namespace trireme {
 
 TrainStep::TrainStep(const Context& ctx, const TrainStepParts& parts, const BatchGeometry& geometry, int64_t micro_batches,
-                     uint64_t seed, bool record)
-    : ctx_(ctx), parts_(parts), geometry_(geometry), micro_batches_(micro_batches), record_(record) {
+                     uint64_t seed, RecordMode record)
+    : ctx_(ctx),
+      parts_(parts),
+      geometry_(geometry),
+      micro_batches_(micro_batches),
+      record_(record != RecordMode::none),
+      may_capture_(record == RecordMode::whole) {
   const Shape samples{micro_batches * geometry.micro, parts_.model.sequence_here(geometry.sequence)};
   tokens_ = ctx_.zeros(samples, DType::i32, MemoryClass::data);
   targets_ = ctx_.zeros(samples, DType::i32, MemoryClass::data);
@@ -142,17 +147,23 @@ void TrainStep::record() {
   record_once();
   if (std::exchange(has_recorded_, true)) return;
   slot_of(launched_ - 1).first_recorded = true;
-  // NCCL's calls are captured by all ranks, or by none.
+  if (may_capture_ && parts_.stats.size() > 1) agree_to_capture();
+  parts_.model.meet("recorded");
+}
+
+/// NCCL wants its calls to be captured by all ranks, or by none.
+void TrainStep::agree_to_capture() {
   const bool captured = recording_ && ctx_.recorder->has_branches();
   int32_t all_captured = captured ? 1 : 0;
   parts_.stats.all_reduce(wrap_host(std::span<int32_t>(&all_captured, 1)), ReduceOp::min, "recorded").wait();
-  may_capture_ = all_captured != 0;
-  if (captured && !may_capture_) {
-    recording_.reset();
-    ctx_.allocator->forget_recording();
-    record_once();
-  }
-  parts_.model.meet("recorded");
+  if (all_captured != 0) return;
+  may_capture_ = false;
+  ctx_.backend->add_note("run.cuda_graph: whole: the step is recorded in pieces, for NCCL can't have all its exchanges in a graph "
+                         "(messages of stages, a network, or more than 512 of a group; or NCCL_GRAPH_REGISTER is set)");
+  if (!captured) return;
+  recording_.reset();
+  ctx_.allocator->forget_recording();
+  record_once();
 }
 
 void TrainStep::read_back(Slot& slot) {

@@ -42,15 +42,21 @@ struct StepResult {
   double seconds = 0.0;
 };
 
+enum class RecordMode : uint8_t {
+  none,
+  pieces,
+  whole,  // one, collectives included, where that can be
+};
+
 class TrainStep {
  public:
   static constexpr size_t kMaxInFlight = 2;
   static constexpr int64_t kFirstRecorded = 3;  // launches before: memory is found, algorithms are chosen
 
   /// `seed` is the run's. Batches hold micro_batches micro-batches of geometry.micro samples.
-  /// With `record`, a device that can replays the step from the third one on instead of queueing its work one by one.
+  /// But with `none`, a device that can replays the step from the third one on instead of queueing its work one by one.
   TrainStep(const Context& ctx, const TrainStepParts& parts, const BatchGeometry& geometry, int64_t micro_batches,
-            uint64_t seed, bool record = false);
+            uint64_t seed, RecordMode record = RecordMode::none);
   ~TrainStep();
 
   /// Forward, backward, reduction and update of `batch`, queued. At most kMaxInFlight may be in flight.
@@ -85,6 +91,7 @@ class TrainStep {
   bool replay();   // the same, recorded; false when there is no recording
   void record();
   void record_once();
+  void agree_to_capture();
   MicroBatch micro_batch(int64_t i) const;
   void run_micro_batches();
   void sum_gradient_squares(Tensor& norms);
@@ -97,7 +104,7 @@ class TrainStep {
   int64_t micro_batches_;
   int64_t first_sample_ = 0;  // of every batch of this rank
   bool record_, has_recorded_ = false;
-  bool may_capture_ = true;  // exchanges
+  bool may_capture_;  // collectives
   std::unique_ptr<Recording> recording_;
   /// Kernels of the update may still be loaded: its sums are waited for, and all ranks meet after it. A recording then
   /// begins when no sum is under way.

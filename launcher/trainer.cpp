@@ -45,6 +45,16 @@ Group& with_options(Group& world, const RunConfig& run, Tracer* tracer) {
   return world;
 }
 
+RecordMode record_mode(const std::string& cuda_graph) {
+  if (cuda_graph == "off") return RecordMode::none;
+  return cuda_graph == "whole" ? RecordMode::whole : RecordMode::pieces;
+}
+
+/// Copies can't be captured.
+bool uses_copy_engines(const Config& config) {
+  return config.sync.copy_engines == "auto" && record_mode(config.run.cuda_graph) != RecordMode::whole;
+}
+
 /// Sizes that can't work are refused before a device or another rank is asked for anything.
 RunPlan plan_together(Config config, Group& world) {
   RunPlan plan = agree(world, "run planned", [&] { return plan_run(std::move(config), world.size()); });
@@ -67,7 +77,7 @@ Trainer::Trainer(RunPlan plan, Group& world, SignalRequests* signals)
       ctx_(engine_.context()),
       mesh_(config_.parallel, with_options(world, config_.run, tracer_.get()), engine_.backend(),
             {.nccl_ctas = static_cast<int>(config_.sync.nccl_ctas),
-             .copy_engines = config_.sync.copy_engines == "auto" ? std::make_shared<comm::CopyOrder>() : nullptr}),
+             .copy_engines = uses_copy_engines(config_) ? std::make_shared<comm::CopyOrder>() : nullptr}),
       stats_group_(mesh_.make_group(0, "step statistics")) {
   ctx_.tracer = tracer_.get();
   profiler_ = engine_.backend().make_profiler();
@@ -119,7 +129,7 @@ void Trainer::build_model() {
   });
   step_ = std::make_unique<TrainStep>(ctx_, TrainStepParts{*model_, *reducer_, shards_, *optimizer_, *guard_, *stats_group_},
                                       geometry_, micro_batches_, static_cast<uint64_t>(config_.run.seed),
-                                      config_.run.cuda_graph == "auto");
+                                      record_mode(config_.run.cuda_graph));
 }
 
 /// State that a resumed run takes over: the optimizer's, and the guard's where it is of this config's shape.

@@ -9,10 +9,19 @@
 #include "comm/host_tensor.h"
 #include "comm/local_ranks.h"
 #include "comm/nccl/nccl_call.h"
+#include "comm/nccl/tell.h"
 #include "comm/staged_group.h"
 
 namespace trireme::comm {
 namespace {
+
+/// The first time that a step is recorded, what waits for the device may do so: no exchange is under way then.
+std::shared_ptr<std::atomic<uint32_t>> make_progress(Backend& backend) {
+  using Word = std::atomic<uint32_t>;
+  load_tell();
+  const std::shared_ptr<void> memory = backend.allocate_host(sizeof(Word));
+  return {memory, new (memory.get()) Word(0)};
+}
 
 class NcclOperation final : public DeviceOperation {
  public:
@@ -94,14 +103,15 @@ std::shared_ptr<DeviceOperation> NcclGroup::make_operation(DeviceCall call, std:
 /// What copy engines move is the host's to call: how they take turns with other groups' copies is decided when they are queued.
 std::optional<Work> NcclGroup::capture(Recorder& recorder, const DeviceCall& call, const std::string& text, Stream& stream) {
   if (!recorder.takes_branches()) return std::nullopt;
+  if (!progress_) progress_ = make_progress(backend());
   std::optional<Work> work;
   engine().use_idle(call.queue(), [&] {
     Communicator* communicator = nccl_link_.capturing(call.queue(), call.kind);
     if (!communicator || (nccl_link_.copies() && PeerCopies::takes(call))) return;
     auto recorded = being_recorded();
     if (!recorded) {
-      recorded = std::make_shared<RecordedCollectives>(*this, engine(), backend(), *communicator, nccl_link_.progress(),
-                                                       recorder, stream);
+      recorded = std::make_shared<RecordedCollectives>(*this, engine(), backend(), *communicator, progress_, recorder,
+                                                       stream);
       recorder.add(recorded);
       recorded_ = recorded;
     }

@@ -32,6 +32,7 @@ class NcclGroup final : public DeviceGroup {
   DeviceGroupOptions device_options_;
   NcclLink& nccl_link_;  // the engine's
   std::weak_ptr<RecordedCollectives> recorded_;  // of the last recording
+  std::shared_ptr<std::atomic<uint32_t>> progress_;  // of replays, in page-locked memory; since the first recording
 };
 
 }  // namespace trireme::comm

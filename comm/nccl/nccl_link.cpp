@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "comm/nccl/tell.h"
 #include "core/backend/cuda/check.h"
 
 namespace trireme::comm {
@@ -16,12 +15,6 @@ constexpr int kMessageCtas = 4;
 Tensor as_tensor(const std::shared_ptr<ncclUniqueId>& id) {
   auto storage = std::make_shared<Storage>(id, id->internal, sizeof(id->internal));
   return Tensor(std::move(storage), 0, {static_cast<int64_t>(sizeof(id->internal))}, DType::u8, Device{});
-}
-
-std::shared_ptr<std::atomic<uint32_t>> make_progress(Backend& backend) {
-  using Word = std::atomic<uint32_t>;
-  const std::shared_ptr<void> memory = backend.allocate_host(sizeof(Word));
-  return {memory, new (memory.get()) Word(0)};
 }
 
 /// In the order of the stream, so that no other work of the device is waited for when it goes.
@@ -86,11 +79,7 @@ Communicator* NcclLink::find(const QueueKey& queue, const std::string& label, in
     if (!copies_) copies_ = std::make_unique<PeerCopies>(*control_, backend_, label + ", connecting copy engines");
     if (!copies_->is_decided()) return nullptr;
   }
-  if (queue.peer < 0 && !zero_) {
-    zero_ = make_zero(settings_.device, cuda::raw_stream(channel.communicator->stream()));
-    progress_ = make_progress(backend_);
-    load_tell();
-  }
+  if (queue.peer < 0 && !zero_) zero_ = make_zero(settings_.device, cuda::raw_stream(channel.communicator->stream()));
   return channel.communicator.get();
 }
 

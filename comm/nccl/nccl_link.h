@@ -4,8 +4,6 @@
 // meet through the host group, one that stays away then is known by name.
 #pragma once
 
-#include <atomic>
-#include <cstdint>
 #include <map>
 #include <memory>
 
@@ -28,8 +26,6 @@ class NcclLink final : public DeviceLink {
   Communicator* find(const QueueKey& queue, const std::string& label, int64_t timeout_ms);
   /// The communicator of a queue whose next call may be recorded; null where it may not, as before it is connected.
   Communicator* capturing(const QueueKey& queue, OpKind kind) const;
-  /// Where the device writes how far a replay of the collectives has come; once their communicator is connected.
-  const std::shared_ptr<std::atomic<uint32_t>>& progress() const { return progress_; }
   /// That messages of a connected queue pass before they are launched; null where there is none.
   MessageGate* gate(const QueueKey& queue) const { return channels_.at(queue)->gate.get(); }
   /// What runs large ones of the connected collectives in place of their communicator; null where nothing does.
@@ -61,7 +57,6 @@ class NcclLink final : public DeviceLink {
   std::map<QueueKey, std::unique_ptr<Channel>> channels_;
   std::unique_ptr<PeerCopies> copies_;
   std::shared_ptr<void> zero_;  // goes before its stream
-  std::shared_ptr<std::atomic<uint32_t>> progress_;
 };
 
 }  // namespace trireme::comm

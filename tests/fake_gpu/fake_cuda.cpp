@@ -183,8 +183,9 @@ Tasks* recorded_to(cudaStream_t stream) { return of(stream).recorded_to(); }
 void join(cudaStream_t stream, size_t count) { of(stream).join(count); }
 cudaError_t end_recording(cudaStream_t stream) {
   const Tasks* const tasks = of(stream).recorded_to();
+  if (!tasks) return failed(cudaErrorIllegalState);
   bool joined = true;
-  for (const auto& one : streams().all())
+  for (const auto& one : streams().all())  // others are recorded meanwhile, by other threads
     if (const auto other = one.lock(); other && other->recorded_to() == tasks) {
       joined &= other.get() == &of(stream) || other->is_joined();
       other->record_to(nullptr);
