@@ -190,7 +190,7 @@ void DeviceEngine::check_time(DeviceOperation& operation, Clock::time_point now)
 
 void DeviceEngine::finish(DeviceOperation& operation) {
   operation.release();
-  if (Tracer* tracer = operation.options.tracer; tracer && tracer->recording())
+  if (Tracer* tracer = operation.options.tracer; tracer && tracer->recording() && operation.is_traced())
     tracer->add(Tracer::Lane::communication, operation.text(), operation.begun_us_, Tracer::now_us(),
                 static_cast<int64_t>(operation.bytes));
   operation.stage_.store(DeviceOperation::Stage::finished, std::memory_order_release);

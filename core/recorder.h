@@ -4,8 +4,6 @@
 
 #include <functional>
 #include <memory>
-#include <utility>
-#include <vector>
 
 #include "core/backend.h"
 

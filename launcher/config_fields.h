@@ -95,7 +95,7 @@ void describe(V& v, SyncConfig& c) {
           within(0, 64));
   v.field("copy_engines", c.copy_engines,
           "GPUs' copy engines move gradients, and what tensor ranks exchange, where NVLink joins all of a group: they take "
-          "less from the kernels that compute; `off`: NCCL does",
+          "less from the kernels that compute; `off`, and with `run.cuda_graph: whole`: NCCL does",
           one_of({"auto", "off"}));
 }
 

@@ -147,7 +147,7 @@ void TrainStep::record() {
   record_once();
   if (std::exchange(has_recorded_, true)) return;
   slot_of(launched_ - 1).first_recorded = true;
-  if (may_capture_ && parts_.stats.size() > 1) agree_to_capture();
+  if (may_capture_ && ctx_.backend->is_asynchronous() && parts_.stats.size() > 1) agree_to_capture();
   parts_.model.meet("recorded");
 }
 
@@ -158,8 +158,10 @@ void TrainStep::agree_to_capture() {
   parts_.stats.all_reduce(wrap_host(std::span<int32_t>(&all_captured, 1)), ReduceOp::min, "recorded").wait();
   if (all_captured != 0) return;
   may_capture_ = false;
-  ctx_.backend->add_note("run.cuda_graph: whole: the step is recorded in pieces, for NCCL can't have all its exchanges in a graph "
-                         "(messages of stages, a network, or more than 512 of a group; or NCCL_GRAPH_REGISTER is set)");
+  if (recording_)
+    ctx_.backend->add_note("run.cuda_graph: whole: this step is recorded in pieces, and auto is faster then: a graph takes no messages between "
+                           "ranks, no network, no GPU that ranks share, no more than 512 collectives of a group; NCCL_RUNTIME_CONNECT and "
+                           "NCCL_GRAPH_REGISTER must be 0 and NCCL_GRAPH_MIXING_SUPPORT must not; and all ranks must be able to record");
   if (!captured) return;
   recording_.reset();
   ctx_.allocator->forget_recording();

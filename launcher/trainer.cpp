@@ -50,7 +50,7 @@ RecordMode record_mode(const std::string& cuda_graph) {
   return cuda_graph == "whole" ? RecordMode::whole : RecordMode::pieces;
 }
 
-/// Copies can't be captured.
+/// Copies can't be captured. That messages, too, can't comes out later than groups are made.
 bool uses_copy_engines(const Config& config) {
   return config.sync.copy_engines == "auto" && record_mode(config.run.cuda_graph) != RecordMode::whole;
 }

@@ -1,8 +1,5 @@
 #include "comm/nccl/nccl_group.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
 #include <array>
 #include <set>
 

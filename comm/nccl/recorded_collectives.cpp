@@ -28,6 +28,7 @@ class RecordedCollectives::Replay final : public DeviceOperation {
  private:
   static bool waits_for_peers(uint32_t at) { return at % 2 == 1; }
   bool issue() override { return true; }
+  bool is_traced() const override { return false; }  // most of it computes
   bool has_moved() override {
     const uint32_t at = *recorded_->at_;
     return std::exchange(last_, at) != at || !waits_for_peers(at);

@@ -121,13 +121,25 @@ TEST_F(RecordedSteps, AreOnePieceWhereTheyShallBeAndCan) {
     const Outcome in_pieces = run("auto", ranks);
     ::testing::internal::CaptureStdout();
     const Outcome replayed = run("whole", ranks);
-    const bool told = ::testing::internal::GetCapturedStdout().find("note: run.cuda_graph: whole: the step is recorded in pieces") != std::string::npos;
+    const bool told = ::testing::internal::GetCapturedStdout().find("note: run.cuda_graph: whole: this step is recorded in pieces") != std::string::npos;
     const bool in_one = ranks.in_one || ranks.count == 1;
     EXPECT_EQ(replayed.pieces, in_one ? ranks.count : in_pieces.pieces);
     EXPECT_EQ(told, !in_one);
     EXPECT_EQ(replayed.asked, replayed.pieces);
     EXPECT_EQ(replayed.losses, in_pieces.losses);
   }
+}
+
+TEST_F(RecordedSteps, AreNotMissedOnTheHost) {
+  Config c = config_of("whole", {2, {}});
+  c.run.device = "cpu";
+  ::testing::internal::CaptureStdout();
+  LocalWorld(2).run([&](Group& world) {
+    Trainer trainer(c, world);
+    steps(trainer, 4);
+    EXPECT_FALSE(trainer.replays());
+  });
+  EXPECT_THAT(::testing::internal::GetCapturedStdout(), Not(HasSubstr("run.cuda_graph")));
 }
 
 /// The first stage exchanges tensors, which could be part of a recording in one, before it has a message to send.
