@@ -54,7 +54,7 @@ class TrainStep {
   static constexpr int64_t kFirstRecorded = 3;  // launches before: memory is found, algorithms are chosen
 
   /// `seed` is the run's. Batches hold micro_batches micro-batches of geometry.micro samples.
-  /// But with `none`, a device that can replays the step from the third one on instead of queueing its work one by one.
+  /// Unless `record` is none, a device that can replays the step from the third one on instead of queueing its work one by one.
   TrainStep(const Context& ctx, const TrainStepParts& parts, const BatchGeometry& geometry, int64_t micro_batches,
             uint64_t seed, RecordMode record = RecordMode::none);
   ~TrainStep();

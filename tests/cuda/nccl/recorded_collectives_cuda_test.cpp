@@ -81,7 +81,7 @@ TEST_F(RecordedCollectivesCuda, AreOnePieceAndDoWhatTheyDidWhenTheyWereCalled) {
   });
 }
 
-TEST_F(RecordedCollectivesCuda, OfTwoGroupsAreInOneRow) {
+TEST_F(RecordedCollectivesCuda, OfTwoGroupsAreOnePiece) {
   on_two_ranks([](Group& world, GpuRank& rank) {
     Stream* const stream = rank.ctx.stream;
     const auto other = make_device_group(world, rank.engine.backend(), "other");
