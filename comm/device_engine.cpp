@@ -152,11 +152,14 @@ bool DeviceEngine::progress() {
   return moved;
 }
 
-/// One operation begins when the one before it is issued.
+/// One operation begins when the one before it is issued, or, behind a replay, is done.
 bool DeviceEngine::issue_next(Queue& queue) {
   auto& operations = queue.operations;
+  const auto must_wait = [&] {
+    return queue.num_issued > 0 && operations[queue.num_issued - 1]->is_replay() && !operations[queue.num_issued]->is_replay();
+  };
   bool moved = false;
-  while (queue.num_issued < std::min(operations.size(), kMaxIssued) && operations[queue.num_issued]->issue()) {
+  while (queue.num_issued < std::min(operations.size(), kMaxIssued) && !must_wait() && operations[queue.num_issued]->issue()) {
     operations[queue.num_issued++]->stage_.store(DeviceOperation::Stage::issued, std::memory_order_release);
     moved = true;
   }

@@ -56,6 +56,8 @@ class DeviceOperation : public Work::State {
   virtual bool issue() = 0;
   /// Whether it has got further since this was asked last, or waits for no peer: the time that it may take begins anew.
   virtual bool has_moved() { return false; }
+  /// Whether it is a replay of calls of its queue. NCCL takes no other call of a communicator while the device is at one.
+  virtual bool is_replay() const { return false; }
   /// Whether a trace has a span of it.
   virtual bool is_traced() const { return true; }
   /// It was done: what it worked with may go.

@@ -95,7 +95,7 @@ void describe(V& v, SyncConfig& c) {
           within(0, 64));
   v.field("copy_engines", c.copy_engines,
           "GPUs' copy engines move gradients, and what tensor ranks exchange, where NVLink joins all of a group: they take "
-          "less from the kernels that compute; `off`, and with `run.cuda_graph: whole`: NCCL does",
+          "less from the kernels that compute; `off`: NCCL does",
           one_of({"auto", "off"}));
 }
 
@@ -161,9 +161,9 @@ void describe(V& v, RunConfig& c) {
   v.field("timeout_s", c.timeout_s, "seconds after which a silent peer ends the run", at_least(1));
   v.field("deterministic", c.deterministic, "two runs give the same bits; on a GPU, attention is faster without", any());
   v.field("cuda_graph", c.cuda_graph,
-          "`auto`: GPUs replay the recorded step; `whole`: with collectives in it, which NCCL does then, where the ranks are on one "
-          "machine (for hosts that are too slow to call them); `off`: kernels are launched one by one",
-          one_of({"auto", "whole", "off"}));
+          "`auto`: GPUs replay the recorded step, with collectives in it where NCCL does all of them, on one machine; `pieces`: "
+          "they are called between pieces of it; `off`: kernels are launched one by one",
+          one_of({"auto", "pieces", "off"}));
   v.field("trace", c.trace, "write a Chrome/Perfetto timeline of each rank", any());
   v.section("profile", c.profile, "what a step's time is spent on: a table, and kernels in the timeline");
   v.field("trace_steps", c.trace_steps, "steps that the timeline covers", at_least(1));

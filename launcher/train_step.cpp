@@ -20,7 +20,7 @@ TrainStep::TrainStep(const Context& ctx, const TrainStepParts& parts, const Batc
       geometry_(geometry),
       micro_batches_(micro_batches),
       record_(record != RecordMode::none),
-      may_capture_(record == RecordMode::whole) {
+      may_capture_(record == RecordMode::in_one) {
   const Shape samples{micro_batches * geometry.micro, parts_.model.sequence_here(geometry.sequence)};
   tokens_ = ctx_.zeros(samples, DType::i32, MemoryClass::data);
   targets_ = ctx_.zeros(samples, DType::i32, MemoryClass::data);
@@ -109,6 +109,8 @@ void TrainStep::compute() {
   update();
 }
 
+bool TrainStep::has_captured() const { return recording_ && ctx_.recorder->has_branches(); }
+
 bool TrainStep::replay() {
   const bool traced = ctx_.tracer && ctx_.tracer->recording();  // the spans of a replay can't be told apart
   if (!record_ || launched_ < kFirstRecorded || traced) return false;
@@ -158,10 +160,6 @@ void TrainStep::agree_to_capture() {
   parts_.stats.all_reduce(wrap_host(std::span<int32_t>(&all_captured, 1)), ReduceOp::min, "recorded").wait();
   if (all_captured != 0) return;
   may_capture_ = false;
-  if (recording_)
-    ctx_.backend->add_note("run.cuda_graph: whole: this step is recorded in pieces, and auto is faster then: a graph takes no messages between "
-                           "ranks, no network, no GPU that ranks share, no more than 512 collectives of a group; NCCL_RUNTIME_CONNECT and "
-                           "NCCL_GRAPH_REGISTER must be 0 and NCCL_GRAPH_MIXING_SUPPORT must not; and all ranks must be able to record");
   if (!captured) return;
   recording_.reset();
   ctx_.allocator->forget_recording();

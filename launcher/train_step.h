@@ -44,8 +44,8 @@ struct StepResult {
 
 enum class RecordMode : uint8_t {
   none,
-  pieces,
-  whole,  // one, collectives included, where that can be
+  pieces,  // collectives are called between them
+  in_one,  // or in pieces, where something is to be called between
 };
 
 class TrainStep {
@@ -64,6 +64,8 @@ class TrainStep {
   /// The oldest step in flight, waited for. CommError when a peer failed meanwhile.
   StepResult collect();
   bool replays() const { return recording_ != nullptr; }
+  /// Whether what it replays has collectives in it.
+  bool has_captured() const;
   size_t in_flight() const { return static_cast<size_t>(launched_ - collected_); }
 
  private:

@@ -47,12 +47,7 @@ Group& with_options(Group& world, const RunConfig& run, Tracer* tracer) {
 
 RecordMode record_mode(const std::string& cuda_graph) {
   if (cuda_graph == "off") return RecordMode::none;
-  return cuda_graph == "whole" ? RecordMode::whole : RecordMode::pieces;
-}
-
-/// Copies can't be captured. That messages, too, can't comes out later than groups are made.
-bool uses_copy_engines(const Config& config) {
-  return config.sync.copy_engines == "auto" && record_mode(config.run.cuda_graph) != RecordMode::whole;
+  return cuda_graph == "pieces" ? RecordMode::pieces : RecordMode::in_one;
 }
 
 /// Sizes that can't work are refused before a device or another rank is asked for anything.
@@ -77,7 +72,7 @@ Trainer::Trainer(RunPlan plan, Group& world, SignalRequests* signals)
       ctx_(engine_.context()),
       mesh_(config_.parallel, with_options(world, config_.run, tracer_.get()), engine_.backend(),
             {.nccl_ctas = static_cast<int>(config_.sync.nccl_ctas),
-             .copy_engines = uses_copy_engines(config_) ? std::make_shared<comm::CopyOrder>() : nullptr}),
+             .copy_engines = config_.sync.copy_engines == "auto" ? std::make_shared<comm::CopyOrder>() : nullptr}),
       stats_group_(mesh_.make_group(0, "step statistics")) {
   ctx_.tracer = tracer_.get();
   profiler_ = engine_.backend().make_profiler();

@@ -168,11 +168,9 @@ bool Communicator::connected() {
   return ready;
 }
 
-/// Where NCCL registers the memory of calls that are captured, ranks have to wait for each other meanwhile; and users may have said
-/// that nothing is called beside what is replayed.
+/// Where NCCL registers the memory of calls that are captured, ranks have to wait for each other meanwhile.
 bool Communicator::can_capture(OpKind kind) const {
-  return comms_ && comms_->split && stage_ == Stage::connected && has_made(kind) && is_set_to_0("NCCL_GRAPH_REGISTER") &&
-         !is_set_to_0("NCCL_GRAPH_MIXING_SUPPORT");
+  return comms_ && comms_->split && stage_ == Stage::connected && has_made(kind) && is_set_to_0("NCCL_GRAPH_REGISTER");
 }
 
 void Communicator::capture(std::string_view what, const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& call) {

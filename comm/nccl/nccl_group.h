@@ -13,8 +13,9 @@ namespace trireme::comm {
 
 class NcclGroup final : public DeviceGroup {
  public:
-  /// Collective over `host`, whose ranks all have GPUs of their own. `backend` outlives the group.
-  static std::unique_ptr<NcclGroup> make(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options);
+  /// Collective over `host`, whose ranks all have GPUs of their own, `on_one_machine` or not. `backend` outlives the group.
+  static std::unique_ptr<NcclGroup> make(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options,
+                                         bool on_one_machine);
 
   /// Whether its large sums and gathers go by copy engines; known once a collective is done.
   bool uses_copies() const { return nccl_link_.copies() != nullptr; }
@@ -30,9 +31,10 @@ class NcclGroup final : public DeviceGroup {
   std::unique_ptr<Group> make_like(std::unique_ptr<Group> host) override;
 
   DeviceGroupOptions device_options_;
+  bool may_capture_ = false;
   NcclLink& nccl_link_;  // the engine's
   std::weak_ptr<RecordedCollectives> recorded_;  // of the last recording
-  std::shared_ptr<std::atomic<uint32_t>> progress_;  // of replays, in page-locked memory; since the first recording
+  std::shared_ptr<ReplayProgress> progress_;  // since the first recording
 };
 
 }  // namespace trireme::comm

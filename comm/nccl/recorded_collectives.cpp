@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "comm/nccl/nccl_call.h"
-#include "comm/nccl/tell.h"
 
 namespace trireme::comm {
 
@@ -20,7 +19,7 @@ class RecordedCollectives::Replay final : public DeviceOperation {
     limited_ = true;
   }
   std::string text() const override {
-    const uint32_t at = *recorded_->at_;
+    const uint32_t at = recorded_->progress_->at();
     const bool is_known = waits_for_peers(at) && at / 2 < recorded_->texts_.size();  // another recording may be replayed by now
     return is_known ? recorded_->texts_[at / 2] : "a replayed step";
   }
@@ -28,9 +27,10 @@ class RecordedCollectives::Replay final : public DeviceOperation {
  private:
   static bool waits_for_peers(uint32_t at) { return at % 2 == 1; }
   bool issue() override { return true; }
+  bool is_replay() const override { return true; }
   bool is_traced() const override { return false; }  // most of it computes
   bool has_moved() override {
-    const uint32_t at = *recorded_->at_;
+    const uint32_t at = recorded_->progress_->at();
     return std::exchange(last_, at) != at || !waits_for_peers(at);
   }
 
@@ -39,29 +39,30 @@ class RecordedCollectives::Replay final : public DeviceOperation {
 };
 
 RecordedCollectives::RecordedCollectives(Group& group, DeviceEngine& engine, Backend& backend, Communicator& communicator,
-                                         std::shared_ptr<std::atomic<uint32_t>> at, Recorder& recorder, Stream& stream)
+                                         std::shared_ptr<ReplayProgress> progress, Recorder& recorder, Stream& stream)
     : group_(group),
       engine_(engine),
       backend_(backend),
       communicator_(communicator),
       recorder_(recorder),
       stream_(stream),
-      at_(std::move(at)) {}
+      progress_(std::move(progress)) {}
 
 Work RecordedCollectives::add(const DeviceCall& call, std::string text, int num_ranks, void* zero) {
   Stream& own = communicator_.stream();
-  const cudaStream_t raw = cuda::raw_stream(own);
   const auto ready = backend_.make_event();
   ready->record(stream_);
   ready->wait(own);
   recorder_.begin_of(*this, own);
   const auto number = 2 * static_cast<uint32_t>(texts_.size());
-  tell(at_.get(), number + 1, raw);
+  const auto begin = backend_.make_event();
+  begin->record(own);
+  progress_->tell(*begin, number + 1);
   if (call.bytes() > 0)
     communicator_.capture(text, [&](ncclComm_t comm, cudaStream_t s) { return call_nccl(call, num_ranks, zero, comm, s); });
   auto end = backend_.make_event();
   end->record(own);
-  tell(at_.get(), number + 2, raw);
+  progress_->tell(*end, number + 2);
   texts_.push_back(std::move(text));
   calls_.push_back(std::make_shared<CapturedCall>(recorder_, std::vector<Tensor>{call.input, call.output}, std::move(end)));
   return Work(calls_.back());
@@ -80,6 +81,7 @@ void RecordedCollectives::have_wait(Stream& stream) {
 void RecordedCollectives::end() {
   ended_ = true;
   calls_.clear();
+  if (!texts_.empty()) progress_->end(stream_);
   // NCCL's proxies move what goes over networks. They are told by the host, which waits for room in their queue, even when they have
   // been aborted: such a replay would never end.
   needs_host_ = cuda::records_host_work(stream_);

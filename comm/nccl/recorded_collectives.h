@@ -3,13 +3,13 @@
 // told in the same words, and what ends the group has the replays that are under way come to their end, and allows no other.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "comm/device_engine.h"
 #include "comm/nccl/communicator.h"
+#include "comm/nccl/replay_progress.h"
 #include "comm/recorded_call.h"
 #include "core/recorder.h"
 
@@ -17,17 +17,17 @@ namespace trireme::comm {
 
 class RecordedCollectives final : public RecordedBranch, public std::enable_shared_from_this<RecordedCollectives> {
  public:
-  /// Of `group`, which outlives it, in what `recorder` records of `stream`; they run on the communicator's stream. `at`, in
-  /// page-locked memory, is for all recordings of the group, whose replays follow one another.
+  /// Of `group`, which outlives it, in what `recorder` records of `stream`; they run on the communicator's stream. `progress` is
+  /// for all recordings of the group.
   RecordedCollectives(Group& group, DeviceEngine& engine, Backend& backend, Communicator& communicator,
-                      std::shared_ptr<std::atomic<uint32_t>> at, Recorder& recorder, Stream& stream);
+                      std::shared_ptr<ReplayProgress> progress, Recorder& recorder, Stream& stream);
 
   /// While they are recorded, and their stream takes nothing else.
   bool is_recorded() const { return !ended_; }
   Recorder& recorder() { return recorder_; }
   /// Replays that are given up go on to their end, and each of NCCL's kernels looks for that only after some thousand attempts to go
-  /// on: 4 ms over NVLink (H200, NCCL 2.28). So many of one group, twice, end in four seconds.
-  static constexpr size_t kMost = 512;
+  /// on: 4 ms over NVLink (H200, NCCL 2.28). So many of one group, twice, end in 18 seconds.
+  static constexpr size_t kMost = 2048;
   bool is_full() const { return texts_.size() >= kMost; }
   /// Records one more, by a call that the communicator can capture. `text` is what it is called in messages.
   Work add(const DeviceCall& call, std::string text, int num_ranks, void* zero);
@@ -50,7 +50,7 @@ class RecordedCollectives final : public RecordedBranch, public std::enable_shar
   Stream& stream_;
   bool ended_ = false, needs_host_ = false;
   /// Once the device is at the i-th, 2 i + 1; behind it, 2 i + 2.
-  const std::shared_ptr<std::atomic<uint32_t>> at_;
+  const std::shared_ptr<ReplayProgress> progress_;
   std::vector<std::string> texts_;
   std::vector<std::shared_ptr<CapturedCall>> calls_;  // while they are recorded: they hold their tensors, whoever drops them
   std::unique_ptr<Event> begin_;  // of the replay that is being queued

@@ -47,7 +47,7 @@ inline const Layout kLayouts[] = {
 struct Outcome {
   std::vector<double> losses;
   Weights weights;
-  int num_replaying = 0;  // ranks, in the end
+  int num_replaying = 0, num_captured = 0;  // ranks, in the end
 };
 
 class LayoutsOnGpus : public ::testing::TestWithParam<Layout> {
@@ -90,6 +90,7 @@ class LayoutsOnGpus : public ::testing::TestWithParam<Layout> {
       trainer.save();
       const std::lock_guard lock(mutex);
       outcome.num_replaying += trainer.replays();
+      outcome.num_captured += trainer.has_captured();
     };
     if (ranks == 1) {
       SoloGroup solo;

@@ -11,12 +11,14 @@ using ::testing::Not;
 
 class RecordedLayoutsCuda : public LayoutsOnGpus {
  protected:
-  void expect_the_same(const std::string& mode) const;
+  /// The replayed one's.
+  Outcome expect_the_same(const std::string& mode, const std::string& copy_engines) const;
 };
 
-void RecordedLayoutsCuda::expect_the_same(const std::string& mode) const {
-  const auto outcome = [](const std::string& cuda_graph, Config c) {
+Outcome RecordedLayoutsCuda::expect_the_same(const std::string& mode, const std::string& copy_engines) const {
+  const auto outcome = [&](const std::string& cuda_graph, Config c) {
     c.parallel = GetParam().parallel;
+    c.sync.copy_engines = copy_engines;
     c.run.cuda_graph = cuda_graph;
     return train(c, GetParam().ranks);
   };
@@ -29,18 +31,27 @@ void RecordedLayoutsCuda::expect_the_same(const std::string& mode) const {
   EXPECT_LT(launched.losses.back(), launched.losses.front());
   EXPECT_EQ(replayed.losses, launched.losses);
   EXPECT_EQ(replayed.weights, launched.weights);
+  return replayed;
 }
 
-TEST_P(RecordedLayoutsCuda, AReplayedStepIsTheStepItself) { expect_the_same("auto"); }
+TEST_P(RecordedLayoutsCuda, AReplayedStepIsTheStepItself) { expect_the_same("auto", "auto"); }
 
 INSTANTIATE_TEST_SUITE_P(All, RecordedLayoutsCuda, ::testing::ValuesIn(kLayouts),
                          [](const auto& info) { return std::string(info.param.name); });
 
-using RecordedWholeCuda = RecordedLayoutsCuda;
+using RecordedByNcclAloneCuda = RecordedLayoutsCuda;
 
-TEST_P(RecordedWholeCuda, AReplayedStepIsTheStepItself) { expect_the_same("whole"); }
+TEST_P(RecordedByNcclAloneCuda, AStepWithItsCollectivesIsTheStepItself) {
+  const auto [name, ranks, parallel] = GetParam();
+  const bool is_captured = parallel.pipeline == 1 && num_cuda_devices() >= ranks;
+  EXPECT_EQ(expect_the_same("auto", "off").num_captured, is_captured ? ranks : 0);
+}
 
-INSTANTIATE_TEST_SUITE_P(All, RecordedWholeCuda,
+TEST_P(RecordedByNcclAloneCuda, AStepBetweenItsCollectivesIsTheStepItself) {
+  EXPECT_EQ(expect_the_same("pieces", "off").num_captured, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, RecordedByNcclAloneCuda,
                          ::testing::Values(Layout{"data2", 2, {}}, Layout{"tensor2", 2, {.tensor = 2}},
                                            Layout{"sequence2", 2, {.tensor = 2, .sequence = true}},
                                            Layout{"sequence2_zb_h1_2", 4, {.pipeline = 2, .tensor = 2, .sequence = true, .schedule = "zb-h1"}}),

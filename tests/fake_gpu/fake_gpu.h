@@ -44,6 +44,8 @@ void fail_recordings_after(std::optional<int> pieces, std::optional<int> index =
 void take_what_recordings_leave(bool on);
 /// What NCCL records has something for the host to do from then on, as over networks.
 void have_exchanges_need_the_host(bool on);
+/// How many of NCCL's collectives ranks called; not those that they recorded.
+int called_collectives();
 /// Whether that lies in memory of a device.
 bool is_on_device(const void* data);
 

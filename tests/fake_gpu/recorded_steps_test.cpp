@@ -108,7 +108,7 @@ class RecordedSteps : public TrainerTest {
 
 TEST_F(RecordedSteps, AreRecordedOnce) {
   for (const Ranks& ranks : layouts_) {
-    const Outcome launched = run("off", ranks), replayed = run("auto", ranks);
+    const Outcome launched = run("off", ranks), replayed = run("pieces", ranks);
     EXPECT_EQ(launched.asked, 0);
     EXPECT_GE(replayed.pieces, ranks.count == 1 ? 1 : 2 * ranks.count) << "the work between exchanges";
     EXPECT_EQ(replayed.asked, replayed.pieces);
@@ -116,22 +116,17 @@ TEST_F(RecordedSteps, AreRecordedOnce) {
   }
 }
 
-TEST_F(RecordedSteps, AreOnePieceWhereTheyShallBeAndCan) {
+TEST_F(RecordedSteps, AreOnePieceWhereTheyCan) {
   for (const Ranks& ranks : layouts_) {
-    const Outcome in_pieces = run("auto", ranks);
-    ::testing::internal::CaptureStdout();
-    const Outcome replayed = run("whole", ranks);
-    const bool told = ::testing::internal::GetCapturedStdout().find("note: run.cuda_graph: whole: this step is recorded in pieces") != std::string::npos;
-    const bool in_one = ranks.in_one || ranks.count == 1;
-    EXPECT_EQ(replayed.pieces, in_one ? ranks.count : in_pieces.pieces);
-    EXPECT_EQ(told, !in_one);
+    const Outcome in_pieces = run("pieces", ranks), replayed = run("auto", ranks);
+    EXPECT_EQ(replayed.pieces, ranks.in_one || ranks.count == 1 ? ranks.count : in_pieces.pieces);
     EXPECT_EQ(replayed.asked, replayed.pieces);
     EXPECT_EQ(replayed.losses, in_pieces.losses);
   }
 }
 
 TEST_F(RecordedSteps, AreNotMissedOnTheHost) {
-  Config c = config_of("whole", {2, {}});
+  Config c = config_of("auto", {2, {}});
   c.run.device = "cpu";
   ::testing::internal::CaptureStdout();
   LocalWorld(2).run([&](Group& world) {
@@ -145,7 +140,7 @@ TEST_F(RecordedSteps, AreNotMissedOnTheHost) {
 /// The first stage exchanges tensors, which could be part of a recording in one, before it has a message to send.
 TEST_F(RecordedSteps, BeginAnewWhereTheyTurnOutToNeedPieces) {
   const Ranks ranks{4, {.pipeline = 2, .tensor = 2, .schedule = "zb-h1"}};
-  const Outcome in_pieces = run("auto", ranks), replayed = run("whole", ranks);
+  const Outcome in_pieces = run("pieces", ranks), replayed = run("auto", ranks);
   EXPECT_GE(in_pieces.pieces, 2 * ranks.count);
   EXPECT_EQ(replayed.pieces, in_pieces.pieces + ranks.parallel.tensor) << "that of each rank of the stage";
   EXPECT_EQ(replayed.losses, in_pieces.losses);
@@ -153,9 +148,9 @@ TEST_F(RecordedSteps, BeginAnewWhereTheyTurnOutToNeedPieces) {
 
 TEST_F(RecordedSteps, AreInPiecesWhereExchangesNeedTheHost) {
   const Ranks ranks{2, {.tensor = 2}};
-  const Outcome in_pieces = run("auto", ranks);
+  const Outcome in_pieces = run("pieces", ranks);
   fake::have_exchanges_need_the_host(true);
-  const Outcome replayed = run("whole", ranks);
+  const Outcome replayed = run("auto", ranks);
   fake::have_exchanges_need_the_host(false);
   EXPECT_EQ(replayed.pieces, in_pieces.pieces + ranks.count) << "and those that were tried in one";
   EXPECT_EQ(replayed.losses, in_pieces.losses);
@@ -167,8 +162,8 @@ TEST_F(RecordedSteps, ThatFailedChangeNoResultAndAreTold) {
     for (const Ranks& ranks : layouts_) {
       if (ranks.count == 1 && pieces > 0) continue;  // whose step is one piece
       const Outcome launched = run("off", ranks);
-      for (const char* mode : {"auto", "whole"}) {
-        if (mode == std::string("whole") && (pieces > 0 || !ranks.in_one)) continue;
+      for (const char* mode : {"pieces", "auto"}) {
+        if (mode == std::string("auto") && (pieces > 0 || !ranks.in_one)) continue;
         ::testing::internal::CaptureStdout();
         const Outcome tried = run(mode, ranks);
         const std::string output = ::testing::internal::GetCapturedStdout();
@@ -186,9 +181,9 @@ TEST_F(RecordedSteps, OfOneRankAloneThatCannotChangeNoResult) {
     for (const Ranks& ranks : layouts_) {
       if (ranks.count == 1) continue;
       const Outcome launched = run("off", ranks);
-      const int one_rank_asks = run("auto", ranks).asked / ranks.count;
-      for (const char* mode : {"auto", "whole"}) {
-        const bool in_one = mode == std::string("whole");
+      const int one_rank_asks = run("pieces", ranks).asked / ranks.count;
+      for (const char* mode : {"pieces", "auto"}) {
+        const bool in_one = mode == std::string("auto");
         if (in_one && (pieces > 0 || !ranks.in_one)) continue;
         fake::fail_recordings_after(pieces, /*index=*/1);
         ::testing::internal::CaptureStdout();
@@ -205,11 +200,13 @@ TEST_F(RecordedSteps, OfOneRankAloneThatCannotChangeNoResult) {
 
 TEST_F(RecordedSteps, AreThoseThatValidationCheckpointsAndProfilesInterrupt) {
   for (const Ranks& ranks : layouts_) {
-    const char* const mode = ranks.in_one ? "whole" : "auto";
-    const Run launched = whole_run("off", ranks), replayed = whole_run(mode, ranks);
-    EXPECT_EQ(replayed.asked, run(mode, ranks).asked) << "recorded once";
-    EXPECT_EQ(replayed.losses.size(), 9u + 3u);  // and of validation after steps 4, 8 and 9
-    EXPECT_EQ(replayed.losses, launched.losses);
+    const Run launched = whole_run("off", ranks);
+    for (const char* mode : {"pieces", "auto"}) {
+      const Run replayed = whole_run(mode, ranks);
+      EXPECT_EQ(replayed.asked, run(mode, ranks).asked) << "recorded once";
+      EXPECT_EQ(replayed.losses.size(), 9u + 3u);  // and of validation after steps 4, 8 and 9
+      EXPECT_EQ(replayed.losses, launched.losses);
+    }
   }
 }
 
@@ -217,7 +214,7 @@ TEST_F(RecordedSteps, AreThoseThatValidationCheckpointsAndProfilesInterrupt) {
 TEST_F(RecordedSteps, GiveUpTheirMemoryWhereThereIsNoOther) {
   const Ranks in_halves{2, {.tensor = 2, .overlap = "on"}};
   const Run launched = whole_run("off", in_halves);
-  for (const char* mode : {"auto", "whole"}) {
+  for (const char* mode : {"pieces", "auto"}) {
     const int once = run(mode, in_halves).asked;
     fake::take_what_recordings_leave(true);
     ::testing::internal::CaptureStdout();
@@ -247,6 +244,36 @@ TEST(RecordedExchanges, HaveTheirTimeEach) {
     recording->replay(*rank.ctx.stream);
     EXPECT_THAT(rank.read(t), Each(64.0f));
     EXPECT_EQ(rank.group->failure(), std::nullopt);
+  });
+}
+
+/// NCCL's guide forbids it, whatever the order of streams.
+TEST(RecordedExchanges, AreOverBeforeTheNextOneIsCalled) {
+  std::atomic<bool> may_go_on = false;
+  LocalWorld(2, {.timeout_ms = 60'000}).run([&](Group& world) {
+    GpuRank rank(world);
+    const Tensor t = rank.filled(100, 1);
+    rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
+    rank.ctx.stream->synchronize();
+    const auto recording = rank.ctx.recorder->record([&] {
+      fake::queue(cuda::raw_stream(*rank.ctx.stream), [&] { may_go_on.wait(false); });
+      rank.all_reduce(t, "recorded").wait(*rank.ctx.stream);
+    });
+    EXPECT_TRUE(rank.ctx.recorder->has_branches());
+    world.barrier("recorded").wait();
+    const int before = fake::called_collectives();
+    world.barrier("counted").wait();
+    for (int i = 0; i < 2; ++i) recording->replay(*rank.ctx.stream);  // which may be queued together
+    const Work called = rank.all_reduce(t, "called");
+    world.barrier("queued").wait();
+    EXPECT_EQ(fake::called_collectives(), before);
+    world.barrier("looked").wait();
+    may_go_on = true;
+    may_go_on.notify_all();
+    called.wait(*rank.ctx.stream);
+    EXPECT_THAT(rank.read(t), Each(16.0f));
+    world.barrier("read").wait();
+    EXPECT_EQ(fake::called_collectives(), before + world.size());
   });
 }
 

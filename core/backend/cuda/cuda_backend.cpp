@@ -96,9 +96,10 @@ class Staging {
 class CudaRecording : public Recording {
  public:
   /// On the device from the start: the first replay of a piece should not wait for that while peers' messages are under way.
+  /// What was recorded of a stream keeps its priority.
   CudaRecording(cudaGraph_t graph, cudaStream_t stream) {
     cudaGraphExec_t executable = nullptr;
-    check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+    check(cudaGraphInstantiate(&executable, graph, cudaGraphInstantiateFlagUseNodePriority), "cudaGraphInstantiate");
     executable_.reset(executable);
     check(cudaGraphUpload(executable, stream), "cudaGraphUpload");
   }
