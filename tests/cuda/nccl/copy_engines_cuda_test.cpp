@@ -49,6 +49,8 @@ TEST_F(CopyEngines, GroupsTakeTurns) {
     GpuRank rank(world, options);
     const auto other = make_device_group(world, rank.engine.backend(), "other", options);
     const Tensor a = rank.filled(100 << 20, 1), b = rank.filled(2 << 20, 1);
+    // As a run does: to connect takes page-locked memory, for which CUDA may wait for all GPUs of a process.
+    for (Group* group : {rank.group.get(), other.get()}) group->barrier("connects").wait();
     float wanted = 1;
     for (int i = 0; i < 5; ++i, wanted *= 2) {
       const Work first = rank.all_reduce(a, "a");  // twice at once is more than there is room for

@@ -85,6 +85,7 @@ TEST_F(RecordedCollectivesCuda, OfTwoGroupsAreOnePiece) {
   on_two_ranks([](Group& world, GpuRank& rank) {
     Stream* const stream = rank.ctx.stream;
     const auto other = make_device_group(world, rank.engine.backend(), "other");
+    for (Group* group : {rank.group.get(), other.get()}) group->barrier("connects").wait();  // not while the other one waits for peers
     const Tensor a = rank.filled(200'000, 1), b = rank.filled(1000, 1);
     const auto step = [&] {
       const Work large = rank.all_reduce(a, "large");
