@@ -83,6 +83,8 @@ class Backend {
   virtual bool begin_recording(Stream&) { return false; }
   /// What was queued since; null when that was nothing.
   virtual std::unique_ptr<Recording> end_recording(Stream&) { return nullptr; }
+  /// The same where nobody wants it.
+  virtual void drop_recording(Stream& stream) { end_recording(stream); }
   /// Tells what the device did and when; null where the host does the work itself.
   virtual std::unique_ptr<DeviceProfiler> make_profiler();
   /// How many threads the host side of this backend computes with.

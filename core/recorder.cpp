@@ -80,7 +80,7 @@ std::unique_ptr<Recorder::Pieces> Recorder::record_once(const std::function<void
       }
     };
     try_to([&] { pieces->end_branches(stream_); });
-    try_to([&] { backend_.end_recording(stream_); });
+    try_to([&] { backend_.drop_recording(stream_); });
     throw;
   }
   stop();

@@ -13,6 +13,11 @@
 
 namespace trireme {
 
+RecordMode record_mode(const std::string& cuda_graph, bool on_one_machine) {
+  if (cuda_graph == "off") return RecordMode::none;
+  return cuda_graph == "pieces" || !on_one_machine ? RecordMode::pieces : RecordMode::in_one;
+}
+
 TrainStep::TrainStep(const Context& ctx, const TrainStepParts& parts, const BatchGeometry& geometry, int64_t micro_batches,
                      uint64_t seed, RecordMode record)
     : ctx_(ctx),

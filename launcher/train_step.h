@@ -47,6 +47,8 @@ enum class RecordMode : uint8_t {
   pieces,  // collectives are called between them
   in_one,  // or in pieces, where something is to be called between
 };
+/// What `run.cuda_graph` stands for. What networks move is called, so where ranks are on several machines there are pieces.
+RecordMode record_mode(const std::string& cuda_graph, bool on_one_machine);
 
 class TrainStep {
  public:

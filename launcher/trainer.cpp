@@ -6,6 +6,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "comm/local_ranks.h"
 #include "comm/scoped_timeout.h"
 #include "core/data/batch_plan.h"
 #include "core/text.h"
@@ -43,11 +44,6 @@ Tensor as_tensor(std::array<T, N>& values) {
 Group& with_options(Group& world, const RunConfig& run, Tracer* tracer) {
   world.set_options({run.timeout_s * 1000, tracer});
   return world;
-}
-
-RecordMode record_mode(const std::string& cuda_graph) {
-  if (cuda_graph == "off") return RecordMode::none;
-  return cuda_graph == "pieces" ? RecordMode::pieces : RecordMode::in_one;
 }
 
 /// Sizes that can't work are refused before a device or another rank is asked for anything.
@@ -122,9 +118,10 @@ void Trainer::build_model() {
     optimizer_ = make_optimizer(config_.optim, rounding);
     guard_ = std::make_unique<UpdateGuard>(ctx_, config_.optim, loss_scale_settings(config_.precision));
   });
+  const bool on_one_machine = find_local_ranks(world_).size == world_.size();
   step_ = std::make_unique<TrainStep>(ctx_, TrainStepParts{*model_, *reducer_, shards_, *optimizer_, *guard_, *stats_group_},
                                       geometry_, micro_batches_, static_cast<uint64_t>(config_.run.seed),
-                                      record_mode(config_.run.cuda_graph));
+                                      record_mode(config_.run.cuda_graph, on_one_machine));
 }
 
 /// State that a resumed run takes over: the optimizer's, and the guard's where it is of this config's shape.
@@ -404,6 +401,9 @@ void Trainer::run() {
   control_trace();
   if (report_) report_->end_progress();
   report_notes(/*of_all=*/true);
+  if (report_ && step_->replays())
+    report_->note(world_.size() == 1 || step_->has_captured() ? "steps were replayed, as one CUDA graph each"
+                                                              : "steps were replayed, as CUDA graphs between which exchanges were called");
   if (report_) report_->note(fmt::format("peak memory {}", describe_peak(engine_.allocator().stats())));
   if (stop_ && report_)
     report_->note(fmt::format("stopped by a signal after step {}; the same command goes on from there", progress_.step));

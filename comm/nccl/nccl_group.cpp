@@ -75,13 +75,11 @@ NcclGroup::NcclGroup(std::unique_ptr<Group> host, Backend& backend, const Device
       nccl_link_(static_cast<NcclLink&>(DeviceGroup::link())) {}
 
 std::unique_ptr<NcclGroup> NcclGroup::make(std::unique_ptr<Group> host, Backend& backend,
-                                           const DeviceGroupOptions& options, bool on_one_machine) {
+                                           const DeviceGroupOptions& options) {
   const NcclSettings settings{.device = backend.device().index, .ctas = options.nccl_ctas};
   auto link = std::make_unique<NcclLink>(host->duplicate(host->name()), backend, settings,
                                          options.copy_engines != nullptr);
-  std::unique_ptr<NcclGroup> group(new NcclGroup(std::move(host), backend, options, std::move(link)));
-  group->may_capture_ = on_one_machine;
-  return group;
+  return std::unique_ptr<NcclGroup>(new NcclGroup(std::move(host), backend, options, std::move(link)));
 }
 
 std::shared_ptr<DeviceOperation> NcclGroup::make_operation(DeviceCall call, std::string_view label,
@@ -90,20 +88,25 @@ std::shared_ptr<DeviceOperation> NcclGroup::make_operation(DeviceCall call, std:
                                          std::move(call), label, options(), std::move(after));
 }
 
-/// What copy engines move is the host's to call: how they take turns with other groups' copies is decided when they are queued. So
-/// is what networks move (RecordedCollectives::end).
+/// What copy engines move is the host's to call: how they take turns with other groups' copies is decided when they are queued.
+bool NcclGroup::can_capture(const DeviceCall& call) {
+  bool can = false;
+  engine().use_idle(call.queue(), [&] {
+    can = nccl_link_.capturing(call.queue(), call.kind) && !(nccl_link_.copies() && PeerCopies::takes(call));
+  });
+  return can;
+}
+
 std::optional<Work> NcclGroup::capture(Recorder& recorder, const DeviceCall& call, const std::string& text, Stream& stream) {
-  if (!may_capture_ || !recorder.takes_branches()) return std::nullopt;
+  if (!recorder.takes_branches() || !can_capture(call)) return std::nullopt;
   // The first time that a step is recorded, what waits for the device may do so: no exchange is under way then.
   if (!progress_) progress_ = std::make_shared<ReplayProgress>(backend());
   std::optional<Work> work;
   engine().use_idle(call.queue(), [&] {
-    Communicator* communicator = nccl_link_.capturing(call.queue(), call.kind);
-    if (!communicator || (nccl_link_.copies() && PeerCopies::takes(call))) return;
     auto recorded = being_recorded();
     if (!recorded) {
-      recorded = std::make_shared<RecordedCollectives>(*this, engine(), backend(), *communicator, progress_, recorder,
-                                                       stream);
+      Communicator& communicator = *nccl_link_.capturing(call.queue(), call.kind);
+      recorded = std::make_shared<RecordedCollectives>(*this, engine(), backend(), communicator, progress_, recorder, stream);
       recorder.add(recorded);
       recorded_ = recorded;
     }
@@ -126,32 +129,19 @@ std::unique_ptr<Group> NcclGroup::make_like(std::unique_ptr<Group> host) {
   return make_gpu_group(std::move(host), backend(), device_options_);
 }
 
-namespace {
-
-struct Places {
-  bool all_gpus_differ, on_one_machine;
-};
-/// (Devices of tests are not on the machine.)
-Places places_of(Group& host, int device) {
+/// NCCL refuses two ranks on one GPU. (Devices of tests are not on the machine.)
+bool have_own_gpus(Group& host, int device) {
   const std::string address = device < num_cuda_devices() ? cuda_device_address(device) : "";
   std::array<int64_t, 2> mine{machine_id(), fingerprint(address)};
   std::vector<int64_t> all(mine.size() * static_cast<size_t>(host.size()));
   host.all_gather(wrap_host(std::span<int64_t>(mine)), wrap_host(std::span(all)), "GPUs").wait();
   std::set<std::pair<int64_t, int64_t>> gpus;
   for (size_t i = 0; i < all.size(); i += mine.size()) gpus.emplace(all[i], all[i + 1]);
-  return {gpus.size() == static_cast<size_t>(host.size()), gpus.begin()->first == gpus.rbegin()->first};
+  return gpus.size() == static_cast<size_t>(host.size());
 }
 
-}  // namespace
-
-/// NCCL refuses two ranks on one GPU.
-bool have_own_gpus(Group& host, int device) { return places_of(host, device).all_gpus_differ; }
-
 std::unique_ptr<Group> make_gpu_group(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options) {
-  if (!options.staged) {
-    const Places places = places_of(*host, backend.device().index);
-    if (places.all_gpus_differ) return NcclGroup::make(std::move(host), backend, options, places.on_one_machine);
-  }
+  if (!options.staged && have_own_gpus(*host, backend.device().index)) return NcclGroup::make(std::move(host), backend, options);
   backend.add_note("tensors of GPUs go between ranks through host memory, which is slow: ranks share a GPU");
   return StagedGroup::make(std::move(host), backend, options.mode);
 }

@@ -13,9 +13,8 @@ namespace trireme::comm {
 
 class NcclGroup final : public DeviceGroup {
  public:
-  /// Collective over `host`, whose ranks all have GPUs of their own, `on_one_machine` or not. `backend` outlives the group.
-  static std::unique_ptr<NcclGroup> make(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options,
-                                         bool on_one_machine);
+  /// Collective over `host`, whose ranks all have GPUs of their own. `backend` outlives the group.
+  static std::unique_ptr<NcclGroup> make(std::unique_ptr<Group> host, Backend& backend, const DeviceGroupOptions& options);
 
   /// Whether its large sums and gathers go by copy engines; known once a collective is done.
   bool uses_copies() const { return nccl_link_.copies() != nullptr; }
@@ -27,11 +26,11 @@ class NcclGroup final : public DeviceGroup {
                                                   std::unique_ptr<Event> after) override;
   void expect_call(const DeviceCall& call) override;
   std::shared_ptr<RecordedCollectives> being_recorded() const;
+  bool can_capture(const DeviceCall& call);
   std::optional<Work> capture(Recorder& recorder, const DeviceCall& call, const std::string& text, Stream& stream) override;
   std::unique_ptr<Group> make_like(std::unique_ptr<Group> host) override;
 
   DeviceGroupOptions device_options_;
-  bool may_capture_ = false;
   NcclLink& nccl_link_;  // the engine's
   std::weak_ptr<RecordedCollectives> recorded_;  // of the last recording
   std::shared_ptr<ReplayProgress> progress_;  // since the first recording

@@ -57,6 +57,7 @@ Work RecordedCollectives::add(const DeviceCall& call, std::string text, int num_
   const auto number = 2 * static_cast<uint32_t>(texts_.size());
   const auto begin = backend_.make_event();
   begin->record(own);
+  is_told_ = true;
   progress_->tell(*begin, number + 1);
   if (call.bytes() > 0)
     communicator_.capture(text, [&](ncclComm_t comm, cudaStream_t s) { return call_nccl(call, num_ranks, zero, comm, s); });
@@ -81,7 +82,7 @@ void RecordedCollectives::have_wait(Stream& stream) {
 void RecordedCollectives::end() {
   ended_ = true;
   calls_.clear();
-  if (!texts_.empty()) progress_->end(stream_);
+  if (std::exchange(is_told_, false)) progress_->end(stream_);
   // NCCL's proxies move what goes over networks. They are told by the host, which waits for room in their queue, even when they have
   // been aborted: such a replay would never end.
   needs_host_ = cuda::records_host_work(stream_);

@@ -49,6 +49,7 @@ class RecordedCollectives final : public RecordedBranch, public std::enable_shar
   Recorder& recorder_;
   Stream& stream_;
   bool ended_ = false, needs_host_ = false;
+  bool is_told_ = false;  // of progress_, and the recorded stream does not wait for that yet
   /// Once the device is at the i-th, 2 i + 1; behind it, 2 i + 2.
   const std::shared_ptr<ReplayProgress> progress_;
   std::vector<std::string> texts_;

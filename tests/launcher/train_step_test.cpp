@@ -15,6 +15,13 @@ using ::testing::Lt;
 using std::chrono_literals::operator""ms;
 using std::chrono_literals::operator""s;
 
+TEST(RecordModeTest, IsInPiecesOverNetworks) {
+  EXPECT_EQ(record_mode("auto", /*on_one_machine=*/true), RecordMode::in_one);
+  EXPECT_EQ(record_mode("auto", false), RecordMode::pieces);
+  EXPECT_EQ(record_mode("pieces", true), RecordMode::pieces);
+  EXPECT_EQ(record_mode("off", true), RecordMode::none);
+}
+
 TEST(TrainStepTest, TakesTheTimeOfTheWorkNotOfTheHostThatComesLate) {
   EXPECT_THAT(times_of_late_steps(make_cpu_backend(1), 1000ms), Each(AllOf(Gt(0s), Lt(500ms))));
 }

@@ -174,12 +174,15 @@ class CudaBackend : public Backend {
   }
   std::unique_ptr<Recording> end_recording(Stream& stream) override {
     DeviceScope scope(index_);
-    cudaGraph_t graph = nullptr;
-    check(cudaStreamEndCapture(raw_stream(stream), &graph), "cudaStreamEndCapture");
-    const std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, decltype(&cudaGraphDestroy)> owner(graph, &cudaGraphDestroy);
+    const Graph graph = end_capture(stream);
     size_t num_nodes = 0;
-    check(cudaGraphGetNodes(graph, nullptr, &num_nodes), "cudaGraphGetNodes");
-    return num_nodes > 0 ? std::make_unique<CudaRecording>(graph, raw_stream(stream)) : nullptr;
+    check(cudaGraphGetNodes(graph.get(), nullptr, &num_nodes), "cudaGraphGetNodes");
+    return num_nodes > 0 ? std::make_unique<CudaRecording>(graph.get(), raw_stream(stream)) : nullptr;
+  }
+  /// It never takes memory of the device.
+  void drop_recording(Stream& stream) override {
+    DeviceScope scope(index_);
+    end_capture(stream);
   }
 
   std::unique_ptr<DeviceProfiler> make_profiler() override { return make_cupti_profiler(); }
@@ -193,6 +196,12 @@ class CudaBackend : public Backend {
 
  private:
   static constexpr size_t kMaxStagedBytes = size_t{64} << 20;  // more than that waits for the copy
+  using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, decltype(&cudaGraphDestroy)>;
+  static Graph end_capture(Stream& stream) {
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamEndCapture(raw_stream(stream), &graph), "cudaStreamEndCapture");
+    return {graph, &cudaGraphDestroy};
+  }
   static cudaPointerAttributes attributes_of(const void* data) {
     cudaPointerAttributes attributes{};
     check(cudaPointerGetAttributes(&attributes, data), "cudaPointerGetAttributes");

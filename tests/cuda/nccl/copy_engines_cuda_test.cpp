@@ -64,6 +64,25 @@ TEST_F(CopyEngines, GroupsTakeTurns) {
   });
 }
 
+TEST_F(CopyEngines, AreCalledBetweenThePiecesOfARecording) {
+  LocalWorld(2, {.timeout_ms = 60'000}).run([](Group& world) {
+    GpuRank rank(world, by_copies());
+    const Tensor small = rank.filled(1000, 1), large = rank.filled(1 << 20, 1);
+    const auto step = [&] {
+      rank.all_reduce(small, "by NCCL").wait(*rank.ctx.stream);
+      rank.all_reduce(large, "by copies").wait(*rank.ctx.stream);
+    };
+    step();
+    EXPECT_TRUE(uses_copies(rank));
+    int undone = 0;
+    const auto recording = rank.ctx.recorder->record(step, [&] { ++undone; });
+    EXPECT_EQ(undone, 1) << "of the attempt with the small one in it";
+    EXPECT_FALSE(rank.ctx.recorder->has_branches());
+    recording->replay(*rank.ctx.stream);
+    for (const Tensor& t : {small, large}) EXPECT_THAT(rank.read(t), ::testing::Each(4.0f));
+  });
+}
+
 /// Rank 0 calls as many sums of `t` as `count`, rank 1 none.
 void expect_abort(int64_t numel, int count) {
   const auto body = [&](Group& world, GpuRank& rank) {
