@@ -12,6 +12,7 @@
 #include "comm/local/local_world.h"
 #include "comm/staged_group.h"
 #include "core/context.h"
+#include "core/recorder.h"
 #include "tests/comm/test_tensor.h"
 
 namespace trireme {
@@ -36,6 +37,15 @@ struct GpuRank {
   }
   Work all_reduce(const Tensor& t, std::string_view label) {
     return group->all_reduce(t, ReduceOp::sum, label, ctx.stream);
+  }
+  /// As a run does, when nothing is under way, and with a meeting behind it: the first time a rank asks for page-locked memory,
+  /// for which CUDA may wait for all GPUs of the process.
+  std::unique_ptr<Recording> record(Group& world, const std::function<void()>& body, const std::function<void()>& undo = [] {}) {
+    ctx.stream->synchronize();
+    world.barrier("before").wait();
+    auto recording = ctx.recorder->record(body, undo);
+    world.barrier("recorded").wait();
+    return recording;
   }
   bool is_staged() const { return dynamic_cast<const comm::StagedGroup*>(group.get()) != nullptr; }
 

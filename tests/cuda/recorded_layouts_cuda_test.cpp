@@ -12,13 +12,14 @@ using ::testing::Not;
 class RecordedLayoutsCuda : public LayoutsOnGpus {
  protected:
   /// The replayed one's.
-  Outcome expect_the_same(const std::string& mode, const std::string& copy_engines) const;
+  Outcome expect_the_same(const std::string& mode, const std::string& copy_engines, int64_t micro) const;
 };
 
-Outcome RecordedLayoutsCuda::expect_the_same(const std::string& mode, const std::string& copy_engines) const {
+Outcome RecordedLayoutsCuda::expect_the_same(const std::string& mode, const std::string& copy_engines, int64_t micro) const {
   const auto outcome = [&](const std::string& cuda_graph, Config c) {
     c.parallel = GetParam().parallel;
     c.sync.copy_engines = copy_engines;
+    c.batch.micro = micro;
     c.run.cuda_graph = cuda_graph;
     return train(c, GetParam().ranks);
   };
@@ -34,7 +35,7 @@ Outcome RecordedLayoutsCuda::expect_the_same(const std::string& mode, const std:
   return replayed;
 }
 
-TEST_P(RecordedLayoutsCuda, AReplayedStepIsTheStepItself) { expect_the_same("auto", "auto"); }
+TEST_P(RecordedLayoutsCuda, AReplayedStepIsTheStepItself) { expect_the_same("auto", "auto", 2); }
 
 INSTANTIATE_TEST_SUITE_P(All, RecordedLayoutsCuda, ::testing::ValuesIn(kLayouts),
                          [](const auto& info) { return std::string(info.param.name); });
@@ -44,11 +45,11 @@ using RecordedByNcclAloneCuda = RecordedLayoutsCuda;
 TEST_P(RecordedByNcclAloneCuda, AStepWithItsCollectivesIsTheStepItself) {
   const auto [name, ranks, parallel] = GetParam();
   const bool is_captured = parallel.pipeline == 1 && num_cuda_devices() >= ranks;
-  EXPECT_EQ(expect_the_same("auto", "off").num_captured, is_captured ? ranks : 0);
+  EXPECT_EQ(expect_the_same("auto", "off", /*micro=*/4).num_captured, is_captured ? ranks : 0);
 }
 
 TEST_P(RecordedByNcclAloneCuda, AStepBetweenItsCollectivesIsTheStepItself) {
-  EXPECT_EQ(expect_the_same("pieces", "off").num_captured, 0);
+  EXPECT_EQ(expect_the_same("pieces", "off", /*micro=*/4).num_captured, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, RecordedByNcclAloneCuda,

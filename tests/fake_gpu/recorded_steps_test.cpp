@@ -222,7 +222,7 @@ TEST(RecordedExchanges, HaveTheirTimeEach) {
     rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
     rank.ctx.stream->synchronize();
     rank.group->set_options({.timeout_ms = 200});
-    const auto recording = rank.ctx.recorder->record([&] {
+    const auto recording = rank.record(world, [&] {
       for (const int pause_ms : {100, 300, 100, 400, 100}) {
         fake::queue(cuda::raw_stream(*rank.ctx.stream), [=] { std::this_thread::sleep_for(std::chrono::milliseconds(pause_ms)); });
         rank.all_reduce(t, "sum").wait(*rank.ctx.stream);
@@ -243,7 +243,7 @@ TEST(RecordedExchanges, AreOverBeforeTheNextOneIsCalled) {
     const Tensor t = rank.filled(100, 1);
     rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
     rank.ctx.stream->synchronize();
-    const auto recording = rank.ctx.recorder->record([&] {
+    const auto recording = rank.record(world, [&] {
       fake::queue(cuda::raw_stream(*rank.ctx.stream), [&] { may_go_on.wait(false); });
       rank.all_reduce(t, "recorded").wait(*rank.ctx.stream);
     });

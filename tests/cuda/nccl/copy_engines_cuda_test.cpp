@@ -75,7 +75,7 @@ TEST_F(CopyEngines, AreCalledBetweenThePiecesOfARecording) {
     step();
     EXPECT_TRUE(uses_copies(rank));
     int undone = 0;
-    const auto recording = rank.ctx.recorder->record(step, [&] { ++undone; });
+    const auto recording = rank.record(world, step, [&] { ++undone; });
     EXPECT_EQ(undone, 1) << "of the attempt with the small one in it";
     EXPECT_FALSE(rank.ctx.recorder->has_branches());
     recording->replay(*rank.ctx.stream);

@@ -30,8 +30,8 @@ class RecordedCollectivesCuda : public ::testing::Test {
     });
   }
   /// Of what must be recorded in one.
-  static std::unique_ptr<Recording> record_in_one(GpuRank& rank, const std::function<void()>& body) {
-    auto recording = rank.ctx.recorder->record(body);
+  static std::unique_ptr<Recording> record_in_one(Group& world, GpuRank& rank, const std::function<void()>& body) {
+    auto recording = rank.record(world, body);
     EXPECT_TRUE(rank.ctx.recorder->has_branches());
     return recording;
   }
@@ -67,7 +67,7 @@ TEST_F(RecordedCollectivesCuda, AreOnePieceAndDoWhatTheyDidWhenTheyWereCalled) {
     const Tensors t(rank, 3000);
     call_all(rank, t);  // which connects
     rank.ctx.stream->synchronize();
-    const auto recording = record_in_one(rank, [&] { call_all(rank, t); });
+    const auto recording = record_in_one(world, rank, [&] { call_all(rank, t); });
     for (int replay = 1; replay <= 3; ++replay) {
       write(rank, t.sum, static_cast<float>(replay + world.rank()));
       write(rank, t.root, static_cast<float>(world.rank() * replay));
@@ -94,7 +94,7 @@ TEST_F(RecordedCollectivesCuda, OfTwoGroupsAreOnePiece) {
       rank.all_reduce(a, "again").wait(*stream);
     };
     step();
-    const auto recording = record_in_one(rank, step);
+    const auto recording = record_in_one(world, rank, step);
     for (int i = 0; i < 2; ++i) recording->replay(*stream);
     EXPECT_THAT(rank.read(b), Each(512.0f));
     EXPECT_THAT(rank.read(a), Each(64.0f));
@@ -102,12 +102,12 @@ TEST_F(RecordedCollectivesCuda, OfTwoGroupsAreOnePiece) {
 }
 
 TEST_F(RecordedCollectivesCuda, AreCalledWhereSomethingElseOfTheirGroupIsToBeCalledBetweenThem) {
-  on_two_ranks([](Group&, GpuRank& rank) {
+  on_two_ranks([](Group& world, GpuRank& rank) {
     const Tensor t = rank.filled(1000, 1);
     rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
     rank.group->barrier("connects").wait();
     int meetings = 0;
-    const auto recording = rank.ctx.recorder->record([&] {
+    const auto recording = rank.record(world, [&] {
       rank.all_reduce(t, "sum").wait(*rank.ctx.stream);
       rank.group->barrier("of no stream").wait();
       ++meetings;
@@ -123,7 +123,7 @@ TEST_F(RecordedCollectivesCuda, ReplaysComeAfterWhatWasCalledBefore) {
   on_two_ranks([](Group& world, GpuRank& rank) {
     const Tensor t = rank.filled(50'000, 1), u = rank.filled(1000, 1);
     rank.group->all_reduce(t, ReduceOp::average, "connects", rank.ctx.stream).wait(*rank.ctx.stream);
-    const auto recording = record_in_one(rank, [&] { rank.group->all_reduce(u, ReduceOp::sum, "recorded", rank.ctx.stream).wait(*rank.ctx.stream); });
+    const auto recording = record_in_one(world, rank, [&] { rank.group->all_reduce(u, ReduceOp::sum, "recorded", rank.ctx.stream).wait(*rank.ctx.stream); });
     if (world.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(50));
     for (int i = 0; i < 100; ++i) static_cast<void>(rank.group->all_reduce(t, ReduceOp::average, "more than are issued at once", rank.ctx.stream));
     recording->replay(*rank.ctx.stream);
@@ -136,7 +136,7 @@ TEST_F(RecordedCollectivesCuda, OneRankMayCallWhatTheOtherReplays) {
   on_two_ranks([](Group& world, GpuRank& rank) {
     const Tensors t(rank, 1000);
     call_all(rank, t);
-    const auto recording = record_in_one(rank, [&] { call_all(rank, t); });
+    const auto recording = record_in_one(world, rank, [&] { call_all(rank, t); });
     write(rank, t.sum, 1);
     for (int i = 0; i < 4; ++i) {
       if (i % 2 == world.rank())
@@ -163,7 +163,7 @@ TEST_F(RecordedCollectivesCuda, AreCalledWhereTheHostHasSomethingToDoBetweenThem
       rank.all_reduce(sum, "sum").wait(*stream);
     };
     step();
-    const auto recording = rank.ctx.recorder->record(step, [&] { ++undone; });
+    const auto recording = rank.record(world, step, [&] { ++undone; });
     EXPECT_EQ(undone, 1);
     EXPECT_EQ(calls, 3);
     recording->replay(*stream);
@@ -173,18 +173,18 @@ TEST_F(RecordedCollectivesCuda, AreCalledWhereTheHostHasSomethingToDoBetweenThem
 }
 
 TEST_F(RecordedCollectivesCuda, OfARecordingThatFailsLeaveTheGroupAsItWas) {
-  on_two_ranks([](Group&, GpuRank& rank) {
+  on_two_ranks([](Group& world, GpuRank& rank) {
     const Tensors t(rank, 1000);
     call_all(rank, t);
     Work left;
-    EXPECT_THROW(rank.ctx.recorder->record([&] {
+    EXPECT_THROW(rank.record(world, [&] {
       left = rank.all_reduce(t.sum, "that nobody waits for");
       throw ConfigError("no");
     }),
                  ConfigError);
     write(rank, t.sum, 1);
     call_all(rank, t);
-    const auto recording = rank.ctx.recorder->record([&] { call_all(rank, t); });
+    const auto recording = rank.record(world, [&] { call_all(rank, t); });
     left = {};
     recording->replay(*rank.ctx.stream);
     EXPECT_THAT(rank.read(t.sum), Each(4.0f));
@@ -192,11 +192,11 @@ TEST_F(RecordedCollectivesCuda, OfARecordingThatFailsLeaveTheGroupAsItWas) {
 }
 
 TEST_F(RecordedCollectivesCuda, AreCalledWhereTheyAreMoreThanEndSoonWhenTheyAreGivenUp) {
-  on_two_ranks([](Group&, GpuRank& rank) {
+  on_two_ranks([](Group& world, GpuRank& rank) {
     const Tensor t = rank.filled(100, 1);
     rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
     for (const auto& [count, in_one] : {std::pair{size_t{3}, true}, {RecordedCollectives::kMost + 1, false}}) {
-      const auto recording = rank.ctx.recorder->record([&, count = count] {
+      const auto recording = rank.record(world, [&, count = count] {
         for (size_t i = 0; i < count; ++i) rank.group->all_reduce(t, ReduceOp::average, "average", rank.ctx.stream).wait(*rank.ctx.stream);
       });
       EXPECT_EQ(rank.ctx.recorder->has_branches(), in_one);
@@ -210,7 +210,7 @@ TEST_F(RecordedCollectivesCuda, WhoStaysAwayFromAReplayIsNoticedInTimeAndToldWit
   const auto [text, elapsed] = failure_of<CommError>(1000, true, [](Group& world, GpuRank& rank) {
     const Tensor t = rank.filled(1 << 20, 1);
     rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
-    const auto recording = record_in_one(rank, [&] {
+    const auto recording = record_in_one(world, rank, [&] {
       for (const char* name : {"bucket 1", "bucket 2", "bucket 3"}) rank.all_reduce(t, name).wait(*rank.ctx.stream);
     });
     rank.ctx.stream->synchronize();
@@ -235,7 +235,7 @@ TEST_F(RecordedCollectivesCuda, AnExceptionInOneRankEndsTheOthersReplay) {
   const auto [text, elapsed] = failure_of<std::runtime_error>(60'000, true, [&](Group& world, GpuRank& rank) {
     const Tensor t = rank.filled(1 << 20, 1);
     rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
-    const auto recording = record_in_one(rank, [&] { rank.all_reduce(t, "bucket 3").wait(*rank.ctx.stream); });
+    const auto recording = record_in_one(world, rank, [&] { rank.all_reduce(t, "bucket 3").wait(*rank.ctx.stream); });
     rank.ctx.stream->synchronize();
     if (world.rank() == 1) {
       is_replayed.wait(false);
