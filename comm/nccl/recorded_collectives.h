@@ -26,7 +26,7 @@ class RecordedCollectives final : public RecordedBranch, public std::enable_shar
   bool is_recorded() const { return !ended_; }
   Recorder& recorder() { return recorder_; }
   /// Replays that are given up go on to their end, and each of NCCL's kernels looks for that only after some thousand attempts to go
-  /// on: 4 ms over NVLink, 10 through host memory (H200, NCCL 2.28). So many of one group, twice, end in 5 or 10 seconds.
+  /// on: 4 ms over NVLink, 25 through host memory (H200, NCCL 2.28). So many of one group, twice, end in 5 or 26 seconds.
   static constexpr size_t kMost = 512;
   bool is_full() const { return texts_.size() >= kMost; }
   /// Records one more, by a call that the communicator can capture. `text` is what it is called in messages.

@@ -182,6 +182,7 @@ TEST_F(RecordedCollectivesCuda, OfARecordingThatFailsLeaveTheGroupAsItWas) {
       throw ConfigError("no");
     }),
                  ConfigError);
+    world.barrier("failed").wait();
     write(rank, t.sum, 1);
     call_all(rank, t);
     const auto recording = rank.record(world, [&] { call_all(rank, t); });
