@@ -12,7 +12,8 @@ void set_device_environment() {
   setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);
   // Recorded exchanges use memory as others do: else ranks would have to meet while they record.
   setenv("NCCL_GRAPH_REGISTER", "0", /*overwrite=*/0);
-  // Nothing is called beside a replay (comm/device_engine.cpp). Unless NCCL knows, each recorded exchange has work to tell others.
+  // Recorded exchanges need not tell others of their communicator where they are: nothing is called beside a replay
+  // (DeviceEngine::issue_next).
   setenv("NCCL_GRAPH_MIXING_SUPPORT", "0", /*overwrite=*/0);
 }
 

@@ -47,6 +47,7 @@ class Trainer {
   MemoryStats memory() { return engine_.allocator().stats(); }
   /// Whether this rank has a recorded step; those that are not traced replay it.
   bool replays() const { return step_->replays(); }
+  /// Whether that has the collectives in it.
   bool has_captured() const { return step_->has_captured(); }
   /// Writes a checkpoint of the last step. Collective.
   void save();

@@ -50,7 +50,7 @@ class Communicator {
   void launch(OpKind kind, std::string_view what, const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& call);
   /// Whether the next call of that kind may be captured: it needs no peer to be launched.
   bool can_capture(OpKind kind) const;
-  /// The same, while the stream is captured. IoError where it can't be.
+  /// Makes such a call, while the stream is captured. IoError where it can't be.
   void capture(std::string_view what, const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& call);
   /// Whether what was launched is queued on the stream. CommError when it failed.
   bool launched() { return is_ready(); }

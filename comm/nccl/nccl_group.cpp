@@ -88,25 +88,26 @@ std::shared_ptr<DeviceOperation> NcclGroup::make_operation(DeviceCall call, std:
                                          std::move(call), label, options(), std::move(after));
 }
 
-/// What copy engines move is the host's to call: how they take turns with other groups' copies is decided when they are queued.
-bool NcclGroup::can_capture(const DeviceCall& call) {
-  bool can = false;
+/// The communicator that this call may be captured of; null where it is to be called. What copy engines move is: how they take turns
+/// with other groups' copies is decided when they are queued.
+Communicator* NcclGroup::capturing(const DeviceCall& call) {
+  Communicator* communicator = nullptr;
   engine().use_idle(call.queue(), [&] {
-    can = nccl_link_.capturing(call.queue(), call.kind) && !(nccl_link_.copies() && PeerCopies::takes(call));
+    if (!(nccl_link_.copies() && PeerCopies::takes(call))) communicator = nccl_link_.capturing(call.queue(), call.kind);
   });
-  return can;
+  return communicator;
 }
 
 std::optional<Work> NcclGroup::capture(Recorder& recorder, const DeviceCall& call, const std::string& text, Stream& stream) {
-  if (!recorder.takes_branches() || !can_capture(call)) return std::nullopt;
+  Communicator* const communicator = recorder.takes_branches() ? capturing(call) : nullptr;
+  if (!communicator) return std::nullopt;
   // The first time that a step is recorded, what waits for the device may do so: no exchange is under way then.
   if (!progress_) progress_ = std::make_shared<ReplayProgress>(backend());
   std::optional<Work> work;
   engine().use_idle(call.queue(), [&] {
     auto recorded = being_recorded();
     if (!recorded) {
-      Communicator& communicator = *nccl_link_.capturing(call.queue(), call.kind);
-      recorded = std::make_shared<RecordedCollectives>(*this, engine(), backend(), communicator, progress_, recorder, stream);
+      recorded = std::make_shared<RecordedCollectives>(*this, engine(), backend(), *communicator, progress_, recorder, stream);
       recorder.add(recorded);
       recorded_ = recorded;
     }

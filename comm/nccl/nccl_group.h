@@ -26,7 +26,7 @@ class NcclGroup final : public DeviceGroup {
                                                   std::unique_ptr<Event> after) override;
   void expect_call(const DeviceCall& call) override;
   std::shared_ptr<RecordedCollectives> being_recorded() const;
-  bool can_capture(const DeviceCall& call);
+  Communicator* capturing(const DeviceCall& call);
   std::optional<Work> capture(Recorder& recorder, const DeviceCall& call, const std::string& text, Stream& stream) override;
   std::unique_ptr<Group> make_like(std::unique_ptr<Group> host) override;
 

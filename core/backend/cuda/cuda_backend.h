@@ -22,9 +22,8 @@ class CudaStream : public Stream {
 };
 
 inline cudaStream_t raw_stream(Stream& stream) { return static_cast<CudaStream&>(stream).raw(); }
+inline cudaStream_t raw_stream(const Context& ctx) { return raw_stream(*ctx.stream); }
 /// Whether something of what is being recorded of it is the host's to do when it is replayed.
 bool records_host_work(Stream& stream);
-
-inline cudaStream_t raw_stream(const Context& ctx) { return raw_stream(*ctx.stream); }
 
 }  // namespace trireme::cuda
