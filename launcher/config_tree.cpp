@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
 
@@ -21,6 +22,15 @@ size_t count_nodes(const ConfigNode& node) {
   size_t count = 1;
   for (const ConfigNode& child : node.children) count += count_nodes(child);
   return count;
+}
+
+bool is_utf8(const std::string& text) {
+  try {
+    static_cast<void>(nlohmann::json(text).dump());
+  } catch (const nlohmann::json::type_error&) {
+    return false;
+  }
+  return true;
 }
 
 /// Lines of `text`, of which the last may lack its line break.
@@ -54,6 +64,7 @@ class TreeBuilder : public YAML::EventHandler {
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& value) override {
     ConfigNode node = make(ConfigNode::Kind::scalar, mark);
+    if (!is_utf8(value)) throw ConfigError(node.place + ": text that is not UTF-8, as YAML is: write it in UTF-8");
     node.text = value;
     node.quoted = tag == "!";
     add(std::move(node), anchor);

@@ -140,6 +140,11 @@ TEST(Config, TextThatTheParserWouldPassOverIsRefused) {
   EXPECT_THAT(error_of("run: {seed: 1}\n]"), HasSubstr("gpt.yaml:2: "));
 }
 
+TEST(Config, TextIsUtf8) {
+  EXPECT_EQ(parse_config("run:\n  out: gr\xc3\xbc\xc3\x9f", "c.yaml").run.out, "gr\xc3\xbc\xc3\x9f");
+  EXPECT_EQ(error_of("run:\n  out: \"r\xd6\r\""), "gpt.yaml:2: text that is not UTF-8, as YAML is: write it in UTF-8");
+}
+
 TEST(Config, NestingAndAliasesCanNeitherLoopNorFillTheMemory) {
   EXPECT_THAT(error_of("a: &a [*a]"), HasSubstr("an alias of what it is itself a part of"));
   EXPECT_THAT(error_of(std::string(17, '[')), HasSubstr("nested more than 16 deep"));
