@@ -6,10 +6,10 @@
 
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
 
+#include "core/data/utf8.h"
 #include "core/error.h"
 
 namespace trireme {
@@ -22,15 +22,6 @@ size_t count_nodes(const ConfigNode& node) {
   size_t count = 1;
   for (const ConfigNode& child : node.children) count += count_nodes(child);
   return count;
-}
-
-bool is_utf8(const std::string& text) {
-  try {
-    static_cast<void>(nlohmann::json(text).dump());
-  } catch (const nlohmann::json::type_error&) {
-    return false;
-  }
-  return true;
 }
 
 /// Lines of `text`, of which the last may lack its line break.
