@@ -1,7 +1,6 @@
 #include "comm/copy_plan.h"
 
 #include <algorithm>
-#include <optional>
 #include <utility>
 
 #include "core/error.h"
@@ -56,24 +55,24 @@ void CopyPlanner::tell(const Piece& piece, Word word) {
       {.kind = Kind::tell, .lane = piece.lane, .word = word, .number = piece.number});
 }
 
-void CopyPlanner::await(const Piece& piece, Word word, uint32_t number) {
-  if (number != 0)
-    steps_.push_back(
-        {.kind = Kind::await, .lane = piece.lane, .word = word, .number = number});
+/// Then nobody has to any longer.
+void CopyPlanner::await(size_t lane, Word word, std::optional<uint32_t>& number) {
+  if (number) steps_.push_back({.kind = Kind::await, .lane = lane, .word = word, .number = *number});
+  number.reset();
 }
 
 // Each rank begins with another peer, so that no link has to carry all of them at once.
 
 void CopyPlanner::put_and_sum(const CopyArray& array, const Piece& piece) {
   Lane& lane = lanes_[piece.lane];
-  await(piece, Word::summed, lane.last_summed);
+  await(piece.lane, Word::summed, lane.last_summed);
   for (int i = 1; i < num_ranks_; ++i) {
     const int peer = (rank_ + i) % num_ranks_;
     copy(piece, {Spot::In::input, static_cast<size_t>(peer) * array.part + piece.offset},
          place_of(peer, rank_, piece.lane), bytes_of(array, peer, piece.offset));
   }
   tell(piece, Word::pushed);
-  await(piece, Word::pushed, piece.number);
+  steps_.push_back({.kind = Kind::await, .lane = piece.lane, .word = Word::pushed, .number = piece.number});
   lane.last_summed = piece.number;
 
   const size_t own = static_cast<size_t>(rank_) * array.part + piece.offset;
@@ -81,7 +80,7 @@ void CopyPlanner::put_and_sum(const CopyArray& array, const Piece& piece) {
   sum.from = {Spot::In::input, own};
   sum.to = {Spot::In::output, shows(array) ? own : piece.offset};
   if (shows(array)) {
-    await(piece, Word::fetched, lane.last_fetched);
+    await(piece.lane, Word::fetched, lane.last_fetched);
     sum.also_to = place_of(rank_, rank_, piece.lane);
   }
   sum.received = place_of(rank_, rank_ == 0 ? 1 : 0, piece.lane);
@@ -94,7 +93,7 @@ void CopyPlanner::put_and_sum(const CopyArray& array, const Piece& piece) {
 
 /// Of an all-gather: what the sum is elsewhere.
 void CopyPlanner::show(const CopyArray& array, const Piece& piece) {
-  await(piece, Word::fetched, lanes_[piece.lane].last_fetched);
+  await(piece.lane, Word::fetched, lanes_[piece.lane].last_fetched);
   const Spot own{Spot::In::input, piece.offset};
   const size_t bytes = bytes_of(array, rank_, piece.offset);
   copy(piece, own, place_of(rank_, rank_, piece.lane), bytes);
@@ -104,8 +103,8 @@ void CopyPlanner::show(const CopyArray& array, const Piece& piece) {
 
 void CopyPlanner::fetch(const CopyArray& array, const Piece& piece) {
   Lane& lane = lanes_[piece.lane];
-  await(piece, Word::summed, piece.number);
-  lane.last_summed = 0;  // also those before
+  lane.last_summed = piece.number;  // and so those before
+  await(piece.lane, Word::summed, lane.last_summed);
   for (int i = 1; i < num_ranks_; ++i) {
     const int peer = (rank_ + i) % num_ranks_;
     copy(piece, place_of(peer, peer, piece.lane),
@@ -123,10 +122,8 @@ std::vector<CopyStep> CopyPlanner::plan(const CopyArray& array) {
     if (to_fetch) fetch(array, *to_fetch);
     to_fetch.reset();
   };
-  for (size_t offset = 0; offset < array.part; offset += piece_bytes_) {
-    if (++number_ == 0) ++number_;  // 0 stands for none
-    next_lane_ = (next_lane_ + 1) % lanes_.size();
-    const Piece piece{next_lane_, offset, number_};
+  for (size_t offset = 0, lane = 0; offset < array.part; offset += piece_bytes_, lane = (lane + 1) % lanes_.size()) {
+    const Piece piece{lane, offset, ++number_};
     if (lanes_.size() == 1) fetch_last();
     sums(array) ? put_and_sum(array, piece) : show(array, piece);
     fetch_last();
@@ -135,5 +132,15 @@ std::vector<CopyStep> CopyPlanner::plan(const CopyArray& array) {
   fetch_last();
   return std::exchange(steps_, {});
 }
+
+std::vector<CopyStep> CopyPlanner::settle() {
+  for (size_t lane = 0; lane < lanes_.size(); ++lane) {
+    await(lane, Word::summed, lanes_[lane].last_summed);
+    await(lane, Word::fetched, lanes_[lane].last_fetched);
+  }
+  return std::exchange(steps_, {});
+}
+
+uint32_t CopyPlanner::skip(uint32_t count) { return std::exchange(number_, number_ + count); }
 
 }  // namespace trireme::comm

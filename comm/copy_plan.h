@@ -6,11 +6,13 @@
 // fetches theirs. A reduce-scatter is the first half of that, an all-gather the second. Larger arrays go
 // piece by piece. Pieces take turns in lanes, which have places of their own, and a piece is put before the
 // one ahead of it is fetched: copies of a device may run in the order in which they were queued, whatever the
-// lane.
+// lane. Each array begins in the first lane, so that what a rank has planned before changes nothing but numbers: one may
+// run a plan that was made once, for a recording, and another one plan anew.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "comm/operation.h"
@@ -58,13 +60,18 @@ class CopyPlanner {
   /// ranks plan the same operations in the same order, and a lane goes on with the next where it ends with
   /// this one.
   std::vector<CopyStep> plan(const CopyArray& array);
-  /// Of the last piece that was planned; they count from 1.
+  /// Steps by which a rank knows that all are done with all that was planned, as they are when nothing was.
+  std::vector<CopyStep> settle();
+  /// Of the last piece that was planned; they count from 1, modulo 2^32.
   uint32_t last_number() const { return number_; }
+  /// Numbers for pieces that another planner has planned, beginning behind what is settled, and settled: those after the
+  /// last one until now, which is what this gives.
+  uint32_t skip(uint32_t count);
 
  private:
   struct Lane {
-    // The pieces that used its places last and were not waited for; 0: none.
-    uint32_t last_summed = 0, last_fetched = 0;
+    // The pieces that used its places last and were not waited for.
+    std::optional<uint32_t> last_summed, last_fetched;
   };
   struct Piece {
     size_t lane, offset;  // within each part
@@ -76,7 +83,7 @@ class CopyPlanner {
   CopyStep::Spot place_of(int owner, int from, size_t lane) const;
   void copy(const Piece& piece, CopyStep::Spot from, CopyStep::Spot to, size_t bytes);
   void tell(const Piece& piece, CopyStep::Word word);
-  void await(const Piece& piece, CopyStep::Word word, uint32_t number);
+  void await(size_t lane, CopyStep::Word word, std::optional<uint32_t>& number);
   void put_and_sum(const CopyArray& array, const Piece& piece);
   void show(const CopyArray& array, const Piece& piece);
   void fetch(const CopyArray& array, const Piece& piece);
@@ -85,7 +92,6 @@ class CopyPlanner {
   const size_t piece_bytes_;
   std::vector<Lane> lanes_;
   uint32_t number_ = 0;
-  size_t next_lane_ = 0;
   std::vector<CopyStep> steps_;  // of the plan that is being made
 };
 

@@ -48,4 +48,10 @@ bool CopyQueue::go_on(CopyDevice& device) {
   return true;
 }
 
+uint32_t CopyQueue::skip(uint32_t count, CopyDevice& device) {
+  TRIREME_ASSERT(next_ == steps_.size(), "numbers are given away before all that has some is queued");
+  for (const CopyStep& step : planner_.settle()) device.queue(step);
+  return planner_.skip(count);
+}
+
 }  // namespace trireme::comm

@@ -30,6 +30,9 @@ class CopyQueue {
   std::vector<size_t> begin(const CopyArray& array);
   /// Queues what there is room for; true when that is all.
   bool go_on(CopyDevice& device);
+  /// Queues waits, in the lanes, for all that was queued, and gives the numbers of `count` pieces that are planned elsewhere:
+  /// CopyPlanner::skip.
+  uint32_t skip(uint32_t count, CopyDevice& device);
   /// Of the operation that was begun.
   size_t last_lane() const { return steps_.back().lane; }
   /// Of the last piece that was planned; they count from 1.

@@ -88,14 +88,18 @@ std::shared_ptr<DeviceOperation> NcclGroup::make_operation(DeviceCall call, std:
                                          std::move(call), label, options(), std::move(after));
 }
 
-/// The communicator that this call may be captured of; null where it is to be called. What copy engines move is: how they take turns
-/// with other groups' copies is decided when they are queued.
+/// The communicator on whose stream this call may be captured; null where it is to be called.
 Communicator* NcclGroup::capturing(const DeviceCall& call) {
   Communicator* communicator = nullptr;
   engine().use_idle(call.queue(), [&] {
-    if (!(nccl_link_.copies() && PeerCopies::takes(call))) communicator = nccl_link_.capturing(call.queue(), call.kind);
+    communicator = copies_of(call) ? nccl_link_.communicator(call.queue()) : nccl_link_.capturing(call.queue(), call.kind);
   });
   return communicator;
+}
+
+/// What runs it in place of NCCL; null where nothing does.
+PeerCopies* NcclGroup::copies_of(const DeviceCall& call) const {
+  return PeerCopies::takes(call) ? nccl_link_.copies() : nullptr;
 }
 
 std::optional<Work> NcclGroup::capture(Recorder& recorder, const DeviceCall& call, const std::string& text, Stream& stream) {
@@ -107,11 +111,15 @@ std::optional<Work> NcclGroup::capture(Recorder& recorder, const DeviceCall& cal
   engine().use_idle(call.queue(), [&] {
     auto recorded = being_recorded();
     if (!recorded) {
-      recorded = std::make_shared<RecordedCollectives>(*this, engine(), backend(), *communicator, progress_, recorder, stream);
+      recorded = std::make_shared<RecordedCollectives>(*this, engine(), backend(), *communicator, device_options_.copy_engines,
+                                                       progress_, recorder, stream);
       recorder.add(recorded);
       recorded_ = recorded;
     }
-    if (!recorded->is_full()) work = recorded->add(call, text, size(), nccl_link_.zero());
+    if (PeerCopies* copies = copies_of(call))
+      work = recorded->add(call, text, *copies);
+    else if (!recorded->is_full())
+      work = recorded->add(call, text, size(), nccl_link_.zero());
   });
   return work;
 }

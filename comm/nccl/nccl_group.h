@@ -27,6 +27,7 @@ class NcclGroup final : public DeviceGroup {
   void expect_call(const DeviceCall& call) override;
   std::shared_ptr<RecordedCollectives> being_recorded() const;
   Communicator* capturing(const DeviceCall& call);
+  PeerCopies* copies_of(const DeviceCall& call) const;
   std::optional<Work> capture(Recorder& recorder, const DeviceCall& call, const std::string& text, Stream& stream) override;
   std::unique_ptr<Group> make_like(std::unique_ptr<Group> host) override;
 

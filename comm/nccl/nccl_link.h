@@ -24,7 +24,9 @@ class NcclLink final : public DeviceLink {
   /// The communicator of a queue; null while it is connecting (asking again goes on with that). `label` is what its first
   /// operation is for.
   Communicator* find(const QueueKey& queue, const std::string& label, int64_t timeout_ms);
-  /// The communicator of a queue whose next call may be recorded; null where it may not, as before it is connected.
+  /// Of a connected queue.
+  Communicator* communicator(const QueueKey& queue) const { return channels_.at(queue)->communicator.get(); }
+  /// The communicator of a queue whose next call it may record; null where it may not, as before it is connected.
   Communicator* capturing(const QueueKey& queue, OpKind kind) const;
   /// That messages of a connected queue pass before they are launched; null where there is none.
   MessageGate* gate(const QueueKey& queue) const { return channels_.at(queue)->gate.get(); }

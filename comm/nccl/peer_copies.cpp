@@ -12,7 +12,9 @@
 #include <thread>
 
 #include "comm/local_ranks.h"
+#include "comm/nccl/piece_words.h"
 #include "comm/nccl/sum_parts.h"
+#include "comm/nccl/tell.h"
 #include "core/backend/cuda/check.h"
 
 namespace trireme::comm {
@@ -23,12 +25,9 @@ constexpr size_t kMaxAhead = 256;  // commands of a lane
 /// Below that, NCCL's kernels are sooner done than streams that wait for each other three times.
 constexpr size_t kSmallest = size_t{1} << 20;
 constexpr size_t kAlignment = 256;
-/// Each rank has three words for a piece, which hold its number in turn. So many pieces later the next one
-/// takes them; no rank's device is that far ahead of another's.
-constexpr size_t kPieces = 1024, kWordsOfPiece = 3;
 
 size_t word_of(CopyStep::Word word, int rank, uint32_t number) {
-  return (static_cast<size_t>(rank) * kPieces + number % kPieces) * kWordsOfPiece + static_cast<size_t>(word);
+  return word_of_piece(static_cast<uint32_t>(word), rank, number);
 }
 constexpr auto kPatience = std::chrono::seconds(5);
 
@@ -175,7 +174,7 @@ PeerCopies::Offer PeerCopies::make_offer() {
   offer.words = random_number();
   if (rank_ == 0) words_ = SharedWords::make(name_of_words(offer.words), num_words());
   void* buffer = nullptr;
-  const bool fine = cudaMalloc(&buffer, kBufferBytes) == cudaSuccess;
+  const bool fine = cudaMalloc(&buffer, kBufferBytes + kAlignment) == cudaSuccess;
   buffer_ = offer.buffer = static_cast<std::byte*>(buffer);
   offer.has_buffer = fine && cudaIpcGetMemHandle(&offer.handle, buffer) == cudaSuccess;
   static_cast<void>(cudaGetLastError());
@@ -212,10 +211,13 @@ void PeerCopies::decide() {
   if (rank_ == 0 && words_) words_->close_name();
   if (!can_) return close_peers();
   load_sum_parts();
+  load_signals();
+  load_tell();
   for (size_t lane = 0; lane < kLanes; ++lane) {
     lanes_.push_back(std::make_unique<cuda::CudaStream>(device_, cuda::StreamPriority::high));
     lane_ends_.push_back(backend_.make_event());
   }
+  replay_end_ = backend_.make_event();
 }
 
 bool PeerCopies::takes(const DeviceCall& call) {
@@ -236,41 +238,47 @@ bool PeerCopies::is_given_up() {
   return words_ && (*words_)[num_words() - 1] != 0;
 }
 
-std::byte* PeerCopies::at(const CopyStep::Spot& spot) const {
+std::byte* PeerCopies::at(const CopyStep::Spot& spot, const DeviceCall& call) const {
   switch (spot.in) {
     case CopyStep::Spot::In::nowhere:
       return nullptr;
     case CopyStep::Spot::In::input:
-      return static_cast<std::byte*>(call_->input.raw()) + spot.offset;
+      return static_cast<std::byte*>(call.input.raw()) + spot.offset;
     case CopyStep::Spot::In::output:
-      return static_cast<std::byte*>(call_->output.raw()) + spot.offset;
+      return static_cast<std::byte*>(call.output.raw()) + spot.offset;
     case CopyStep::Spot::In::buffer:
       return buffers_[static_cast<size_t>(spot.rank)] + spot.offset;
   }
   throw InternalError("a spot in nothing");
 }
 
+void PeerCopies::move(const CopyStep& step, const DeviceCall& call, cudaStream_t stream) const {
+  std::byte* const from = at(step.from, call);
+  std::byte* const to = at(step.to, call);
+  if (step.kind == CopyStep::Kind::copy) {
+    if (from != to) cuda::check(cudaMemcpyAsync(to, from, step.bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
+    return;
+  }
+  TRIREME_ASSERT(step.kind == CopyStep::Kind::sum, "a step that moves nothing");
+  const DType dtype = call.input.dtype();
+  const Parts parts{.own = from,
+                    .received = at(step.received, call),
+                    .stride = step.stride,
+                    .rank = rank_,
+                    .num_ranks = size_,
+                    .dtype = dtype,
+                    .count = step.bytes / size_of(dtype)};
+  const float scale = call.reduce_op == ReduceOp::average ? 1.0F / static_cast<float>(size_) : 1.0F;
+  sum_parts(parts, scale, to, at(step.also_to, call), stream);
+}
+
 void PeerCopies::queue(const CopyStep& step) {
   cudaStream_t stream = lanes_[step.lane]->raw();
   switch (step.kind) {
     case CopyStep::Kind::copy:
-      if (at(step.from) != at(step.to))
-        cuda::check(cudaMemcpyAsync(at(step.to), at(step.from), step.bytes, cudaMemcpyDefault, stream),
-                    "cudaMemcpyAsync");
+    case CopyStep::Kind::sum:
+      move(step, *call_, stream);
       break;
-    case CopyStep::Kind::sum: {
-      const DType dtype = call_->input.dtype();
-      const Parts parts{.own = at(step.from),
-                        .received = at(step.received),
-                        .stride = step.stride,
-                        .rank = rank_,
-                        .num_ranks = size_,
-                        .dtype = dtype,
-                        .count = step.bytes / size_of(dtype)};
-      const float scale = call_->reduce_op == ReduceOp::average ? 1.0F / static_cast<float>(size_) : 1.0F;
-      sum_parts(parts, scale, at(step.to), at(step.also_to), stream);
-      break;
-    }
     case CopyStep::Kind::tell:
       words_->write(stream, word_of(step.word, rank_, step.number), step.number);
       break;
@@ -287,12 +295,15 @@ bool PeerCopies::has_told(const CopyStep& step) {
   return static_cast<int32_t>(number - step.number) >= 0 && !is_given_up();
 }
 
+CopyArray PeerCopies::array_of(const DeviceCall& call) const {
+  if (call.kind == OpKind::all_reduce) return split_evenly(call.bytes(), size_, kAlignment);
+  return {call.kind, std::min(call.input.bytes(), call.output.bytes()), call.bytes()};
+}
+
 void PeerCopies::begin(const DeviceCall& call, Event* after, Event& event) {
   TRIREME_ASSERT(can_ && !aborted_, "copies that are not connected");
   cuda::check(cudaSetDevice(device_), "cudaSetDevice");
-  CopyArray array{call.kind, std::min(call.input.bytes(), call.output.bytes()), call.bytes()};
-  if (call.kind == OpKind::all_reduce) array = split_evenly(array.bytes, size_, kAlignment);
-  used_ = queue_.begin(array);
+  used_ = queue_.begin(array_of(call));
   for (const size_t lane : used_)
     if (after) after->wait(*lanes_[lane]);
   event.record(*lanes_[used_.front()]);
@@ -311,6 +322,31 @@ bool PeerCopies::go_on(const DeviceCall& call, Event& end) {
   }
   end.record(*lanes_[last]);
   return true;
+}
+
+/// Behind the buffer.
+uint32_t* PeerCopies::first_of_replay() const { return reinterpret_cast<uint32_t*>(buffer_ + kBufferBytes); }
+
+CopyPlanner PeerCopies::new_planner() const { return {rank_, size_, kLanes, kBufferBytes}; }
+
+Signals PeerCopies::new_signals() const {
+  return {.words = words_->on_device(), .first = first_of_replay(), .rank = rank_, .num_ranks = size_};
+}
+
+void PeerCopies::begin_replay(uint32_t num_pieces, Stream& stream) {
+  TRIREME_ASSERT(can_ && !aborted_, "a replay of copies that are not connected");
+  cuda::check(cudaSetDevice(device_), "cudaSetDevice");
+  const uint32_t first = queue_.skip(num_pieces, *this);
+  for (size_t lane = 0; lane < lanes_.size(); ++lane) {
+    lane_ends_[lane]->record(*lanes_[lane]);
+    lane_ends_[lane]->wait(stream);
+  }
+  tell(first_of_replay(), first, cuda::raw_stream(stream));
+}
+
+void PeerCopies::end_replay(Stream& stream) {
+  replay_end_->record(stream);
+  for (const auto& lane : lanes_) replay_end_->wait(*lane);
 }
 
 void PeerCopies::abort() noexcept {

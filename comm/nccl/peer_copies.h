@@ -13,6 +13,7 @@
 #include "comm/copy_queue.h"
 #include "comm/device_operation.h"
 #include "comm/nccl/shared_words.h"
+#include "comm/nccl/signals.h"
 #include "core/backend/cuda/cuda_backend.h"
 
 namespace trireme::comm {
@@ -43,6 +44,18 @@ class PeerCopies final : private CopyDevice {
   void begin(const DeviceCall& call, Event* after, Event& event);
   /// Queues what there is room for. True when that is all, with `end` recorded behind it.
   bool go_on(const DeviceCall& call, Event& end);
+  /// For recordings (recorded_copies.h), once they are connected. What plans the copies of one:
+  CopyPlanner new_planner() const;
+  CopyArray array_of(const DeviceCall& call) const;
+  /// What ranks tell each other there; to be filled.
+  Signals new_signals() const;
+  /// Queues a step of `call` that copies or sums.
+  void move(const CopyStep& step, const DeviceCall& call, cudaStream_t stream) const;
+  /// Before a replay, on `stream`, of so many pieces: what was begun comes first. All of that is queued.
+  void begin_replay(uint32_t num_pieces, Stream& stream);
+  /// Behind it: what is begun next comes after.
+  void end_replay(Stream& stream);
+
   /// Ends what waits for peers; its results are worthless, here and with the peers. Not to be used afterwards.
   void abort() noexcept;
   /// Whether a rank has done so.
@@ -53,6 +66,7 @@ class PeerCopies final : private CopyDevice {
   struct Offer;
   enum class Stage : uint8_t { meeting, comparing, offering, voting, decided };
 
+  uint32_t* first_of_replay() const;  // device memory: Signals::first
   void gather(const void* mine, size_t bytes);
   template <class T>
   T gathered(size_t rank) const;
@@ -66,7 +80,7 @@ class PeerCopies final : private CopyDevice {
   bool finish_lanes();
   void close_peers() noexcept;
   bool are_all_gone();
-  std::byte* at(const CopyStep::Spot& spot) const;
+  std::byte* at(const CopyStep::Spot& spot, const DeviceCall& call) const;
   void queue(const CopyStep& step) override;
   bool has_told(const CopyStep& step) override;
 
@@ -88,6 +102,7 @@ class PeerCopies final : private CopyDevice {
   std::vector<std::unique_ptr<cuda::CudaStream>> lanes_;
   std::vector<std::unique_ptr<Event>> lane_ends_;
   CopyQueue queue_;
+  std::unique_ptr<Event> replay_end_;  // of the last one
   std::vector<size_t> used_;  // lanes of the operation that was begun
   const DeviceCall* call_ = nullptr;  // while steps of it are queued
 };

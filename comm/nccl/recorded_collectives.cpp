@@ -39,16 +39,32 @@ class RecordedCollectives::Replay final : public DeviceOperation {
 };
 
 RecordedCollectives::RecordedCollectives(Group& group, DeviceEngine& engine, Backend& backend, Communicator& communicator,
-                                         std::shared_ptr<ReplayProgress> progress, Recorder& recorder, Stream& stream)
+                                         std::shared_ptr<CopyOrder> order, std::shared_ptr<ReplayProgress> progress,
+                                         Recorder& recorder, Stream& stream)
     : group_(group),
       engine_(engine),
       backend_(backend),
       communicator_(communicator),
+      order_(std::move(order)),
       recorder_(recorder),
       stream_(stream),
       progress_(std::move(progress)) {}
 
 Work RecordedCollectives::add(const DeviceCall& call, std::string text, int num_ranks, void* zero) {
+  ++num_of_nccl_;
+  const std::string what = text;
+  return add(call, std::move(text), [&] {
+    if (call.bytes() > 0)
+      communicator_.capture(what, [&](ncclComm_t comm, cudaStream_t s) { return call_nccl(call, num_ranks, zero, comm, s); });
+  });
+}
+
+Work RecordedCollectives::add(const DeviceCall& call, std::string text, PeerCopies& copies) {
+  if (!copies_) copies_.emplace(copies);
+  return add(call, std::move(text), [&] { copies_->add(call, cuda::raw_stream(communicator_.stream())); });
+}
+
+Work RecordedCollectives::add(const DeviceCall& call, std::string text, const std::function<void()>& record) {
   Stream& own = communicator_.stream();
   const auto ready = backend_.make_event();
   ready->record(stream_);
@@ -59,8 +75,7 @@ Work RecordedCollectives::add(const DeviceCall& call, std::string text, int num_
   begin->record(own);
   is_told_ = true;
   progress_->tell(*begin, number + 1);
-  if (call.bytes() > 0)
-    communicator_.capture(text, [&](ncclComm_t comm, cudaStream_t s) { return call_nccl(call, num_ranks, zero, comm, s); });
+  record();
   auto end = backend_.make_event();
   end->record(own);
   progress_->tell(*end, number + 2);
@@ -82,15 +97,30 @@ void RecordedCollectives::have_wait(Stream& stream) {
 void RecordedCollectives::end() {
   ended_ = true;
   calls_.clear();
+  if (copies_) {
+    copies_->end(cuda::raw_stream(communicator_.stream()));
+    have_wait(stream_);
+  }
   if (std::exchange(is_told_, false)) progress_->end(stream_);
   // NCCL's proxies move what goes over networks. They are told by the host, which waits for room in their queue, even when they have
   // been aborted: such a replay would never end.
   needs_host_ = cuda::records_host_work(stream_);
 }
 
+/// A device's copies may run in the order in which they were queued, so those of other groups that were called before are queued
+/// before, too. (Nothing is called until the replay is queued: the thread that calls is this one.)
+void RecordedCollectives::wait_for_turn() {
+  const auto turn = order_->take_turn();
+  engine_.drive_until([&] { return turn->has_come(); });
+}
+
 /// In the order in which they are called and replayed, whatever NCCL makes of two streams.
 void RecordedCollectives::before_replay(Stream& stream) {
   engine_.drive_until_issued({});
+  if (copies_) {
+    wait_for_turn();
+    engine_.use_idle({}, [&] { copies_->begin_replay(stream); });
+  }
   if (const auto failure = group_.failure())
     throw GivenUp(fmt::format("rank {}: a step was not replayed: {}", group_.world_rank(group_.rank()), *failure));
   have_wait(stream);
@@ -102,6 +132,7 @@ void RecordedCollectives::after_replay(Stream& stream) {
   auto end = backend_.make_event();
   end->record(stream);
   end->wait(communicator_.stream());
+  if (copies_) engine_.use_idle({}, [&] { copies_->end_replay(stream); });
   engine_.submit(std::make_shared<Replay>(shared_from_this(), group_.options(), std::move(begin_), std::move(end)));
 }
 

@@ -14,7 +14,8 @@ ReplayProgress::ReplayProgress(Backend& backend)
 
 void ReplayProgress::tell(Event& event, uint32_t number) {
   event.wait(stream_);
-  comm::tell(word_, number, stream_.raw());
+  static_assert(sizeof(*word_) == sizeof(number) && std::atomic<uint32_t>::is_always_lock_free);
+  comm::tell(reinterpret_cast<uint32_t*>(word_), number, stream_.raw());
 }
 
 void ReplayProgress::end(Stream& stream) {

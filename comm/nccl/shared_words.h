@@ -31,6 +31,8 @@ class SharedWords {
   /// Nobody can join any longer; who has stays.
   void close_name() noexcept;
 
+  /// As the present device's kernels reach them.
+  uint32_t* on_device() const { return reinterpret_cast<uint32_t*>(on_device_); }
   std::atomic<uint32_t>& operator[](size_t word) { return words_[word]; }
   /// In the order of the stream, and visible after all that it wrote before.
   void write(cudaStream_t stream, size_t word, uint32_t value);

@@ -1,4 +1,4 @@
-// A number that a stream writes for the host.
+// A number that a stream writes.
 #include "comm/nccl/tell.h"
 
 #include "core/backend/cuda/check.h"
@@ -15,9 +15,8 @@ void load_tell() {
   cuda::check(cudaFuncGetAttributes(&attributes, &tell_kernel), "cudaFuncGetAttributes");
 }
 
-void tell(std::atomic<uint32_t>* word, uint32_t value, cudaStream_t stream) {
-  static_assert(sizeof(*word) == sizeof(value) && std::atomic<uint32_t>::is_always_lock_free);
-  tell_kernel<<<1, 1, 0, stream>>>(reinterpret_cast<uint32_t*>(word), value);
+void tell(uint32_t* word, uint32_t value, cudaStream_t stream) {
+  tell_kernel<<<1, 1, 0, stream>>>(word, value);
   cuda::check_launch("tell");
 }
 

@@ -32,6 +32,7 @@ struct CopySettings {
   size_t max_ahead = 1'000'000;
   size_t groups = 1;
   bool ordered = true;  // groups take turns
+  uint32_t skipped = 0;  // numbers of pieces, at first
   uint32_t seed = 1;
 };
 
@@ -126,6 +127,7 @@ class CopyRanks {
         member.queued = &queued_;
         member.num_peers = static_cast<size_t>(all.settings_.size) - 1;
         member.most_ahead = &all.most_ahead_;
+        member.copies.skip(all.settings_.skipped, member);
       }
     }
 

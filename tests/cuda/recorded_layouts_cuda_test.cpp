@@ -20,6 +20,7 @@ Outcome RecordedLayoutsCuda::expect_the_same(const std::string& mode, const std:
     c.parallel = GetParam().parallel;
     c.sync.copy_engines = copy_engines;
     c.batch.micro = micro;
+    c.batch.global = std::max(c.batch.global, micro);
     c.run.cuda_graph = cuda_graph;
     return train(c, GetParam().ranks);
   };
@@ -56,6 +57,20 @@ INSTANTIATE_TEST_SUITE_P(All, RecordedByNcclAloneCuda,
                          ::testing::Values(Layout{"data2", 2, {}}, Layout{"tensor2", 2, {.tensor = 2}},
                                            Layout{"sequence2", 2, {.tensor = 2, .sequence = true}},
                                            Layout{"sequence2_zb_h1_2", 4, {.pipeline = 2, .tensor = 2, .sequence = true, .schedule = "zb-h1"}}),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+/// Gradients of data ranks, and activations of so many samples, are large enough for copies.
+using RecordedWithCopiesCuda = RecordedLayoutsCuda;
+
+TEST_P(RecordedWithCopiesCuda, AStepWithItsCopiesIsTheStepItself) {
+  const bool is_captured = num_cuda_devices() >= GetParam().ranks;
+  EXPECT_EQ(expect_the_same("auto", "auto", /*micro=*/GetParam().parallel.tensor > 1 ? 32 : 8).num_captured,
+            is_captured ? GetParam().ranks : 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, RecordedWithCopiesCuda,
+                         ::testing::Values(Layout{"data2", 2, {}}, Layout{"tensor2", 2, {.tensor = 2}},
+                                           Layout{"sequence2", 2, {.tensor = 2, .sequence = true}}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

@@ -7,8 +7,11 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <span>
 #include <vector>
 
+#include "comm/nccl/piece_words.h"
+#include "comm/nccl/signals.h"
 #include "comm/nccl/sum_parts.h"
 #include "comm/nccl/tell.h"
 #include "core/backend/cuda/check.h"
@@ -63,7 +66,7 @@ class FakeRecording final : public Recording {
   explicit FakeRecording(Memory& memory) : memory_(memory) {}
   void replay(Stream& stream) override {
     if (memory_is_taken) memory_.most_bytes = memory_.used_bytes.load();
-    for (const auto& task : tasks) fake::queue(cuda::raw_stream(stream), task);
+    for (const auto& [run, copies] : tasks) (copies ? fake::queue_copy : fake::queue)(cuda::raw_stream(stream), run);
   }
   fake::Tasks tasks;
 
@@ -238,8 +241,27 @@ namespace comm {
 
 void load_sum_parts() {}
 void load_tell() {}
-void tell(std::atomic<uint32_t>* word, uint32_t value, cudaStream_t stream) {
-  fake::queue(stream, [=] { *word = value; });
+void load_signals() {}
+void tell(uint32_t* word, uint32_t value, cudaStream_t stream) {
+  fake::queue(stream, [=] { std::atomic_ref<uint32_t>(*word).store(value); });
+}
+
+void signal(const Signals& signals, cudaStream_t stream) {
+  fake::queue(stream, [s = signals] {
+    const uint32_t first = *s.first;
+    const auto word = [&](const Signal& signal, int rank) {
+      return reinterpret_cast<std::atomic<uint32_t>*>(s.words + word_of_piece(signal.kind, rank, first + signal.number));
+    };
+    for (const Signal& signal : std::span(s.signals).first(s.count)) {
+      const uint32_t number = first + signal.number;
+      if (signal.is_told) {
+        fake::write_word(*word(signal, s.rank), number);
+        continue;
+      }
+      for (int peer = 0; peer < s.num_ranks; ++peer)
+        if (peer != s.rank) fake::await_word(*word(signal, peer), number);
+    }
+  });
 }
 
 void sum_parts(const Parts& parts, float scale, void* out, void* copy, cudaStream_t stream) {

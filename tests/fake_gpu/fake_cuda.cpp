@@ -29,14 +29,18 @@ class Stream {
   explicit Stream(int device) : device(device) {}
   const int device;
 
+  /// False where it is not recorded.
+  bool record(const Task& task) {
+    const std::lock_guard lock(mutex_);
+    if (!recorded_) return false;
+    if (recorder_ != std::this_thread::get_id()) throw InternalError("a thread uses a stream that another one records");
+    recorded_->push_back(task);
+    num_recorded_ = recorded_->size();
+    return true;
+  }
   void queue(std::function<void()> task) {
+    if (record({task})) return;
     std::unique_lock lock(mutex_);
-    if (recorded_) {
-      if (recorder_ != std::this_thread::get_id()) throw InternalError("a thread uses a stream that another one records");
-      recorded_->push_back(std::move(task));
-      num_recorded_ = recorded_->size();
-      return;
-    }
     changed_.wait(lock, [&] { return tasks_.size() < kMaxQueued; });
     tasks_.push_back(std::move(task));
     changed_.notify_all();
@@ -194,6 +198,7 @@ cudaError_t end_recording(cudaStream_t stream) {
 }
 void queue(cudaStream_t stream, std::function<void()> task) { of(stream).queue(std::move(task)); }
 void queue_copy(cudaStream_t stream, std::function<void()> copy) {
+  if (of(stream).record({copy, /*copies=*/true})) return;
   CopyEngine& engine = copy_engine(of(stream).device);
   uint64_t number = 0;
   {
@@ -226,28 +231,34 @@ Words& words_at(CUdeviceptr address) {
   return all[address / sizeof(uint32_t) % all.size()];
 }
 
+std::atomic<uint32_t>* word_at(CUdeviceptr address) { return reinterpret_cast<std::atomic<uint32_t>*>(address); }
+
 CUresult wait_value(CUstream stream, CUdeviceptr address, cuuint32_t value, unsigned) {
-  queue(stream, [=] {
-    const auto& word = *reinterpret_cast<std::atomic<uint32_t>*>(address);
-    Words& words = words_at(address);
-    std::unique_lock lock(words.mutex);
-    while (static_cast<int32_t>(word.load() - value) < 0)  // the host writes some too, and tells nobody
-      words.changed.wait_for(lock, std::chrono::milliseconds(2));
-  });
+  queue(stream, [=] { await_word(*word_at(address), value); });
   return CUDA_SUCCESS;
 }
 
 CUresult write_value(CUstream stream, CUdeviceptr address, cuuint32_t value, unsigned) {
-  queue(stream, [=] {
-    Words& words = words_at(address);
-    const std::lock_guard lock(words.mutex);
-    *reinterpret_cast<std::atomic<uint32_t>*>(address) = value;
-    words.changed.notify_all();
-  });
+  queue(stream, [=] { write_word(*word_at(address), value); });
   return CUDA_SUCCESS;
 }
 
 }  // namespace
+
+void await_word(const std::atomic<uint32_t>& word, uint32_t value) {
+  Words& words = words_at(reinterpret_cast<CUdeviceptr>(&word));
+  std::unique_lock lock(words.mutex);
+  while (static_cast<int32_t>(word.load() - value) < 0)  // the host writes some too, and tells nobody
+    words.changed.wait_for(lock, std::chrono::milliseconds(2));
+}
+
+void write_word(std::atomic<uint32_t>& word, uint32_t value) {
+  Words& words = words_at(reinterpret_cast<CUdeviceptr>(&word));
+  const std::lock_guard lock(words.mutex);
+  word = value;
+  words.changed.notify_all();
+}
+
 }  // namespace trireme::fake
 
 using namespace trireme::fake;

@@ -9,7 +9,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <typeindex>
@@ -28,7 +30,14 @@ void load(std::type_index kernel);
 /// By a copy engine: in the order in which all of the device are queued.
 void queue_copy(cudaStream_t stream, std::function<void()> copy);
 void synchronize(cudaStream_t stream);
-using Tasks = std::vector<std::function<void()>>;
+struct Task {
+  std::function<void()> run;
+  bool copies = false;  // as by queue_copy
+};
+using Tasks = std::vector<Task>;
+/// By a kernel, or the device itself: waits until the word has come to the value, modulo 2^32.
+void await_word(const std::atomic<uint32_t>& word, uint32_t value);
+void write_word(std::atomic<uint32_t>& word, uint32_t value);
 /// Has what is queued on it, by this thread, put there, and not run.
 void record_to(cudaStream_t stream, Tasks* tasks);
 Tasks* recorded_to(cudaStream_t stream);  // null: it runs

@@ -3,9 +3,7 @@
 
 #include <chrono>
 
-#include "comm/nccl/nccl_group.h"
-#include "tests/cuda/gpu_rank.h"
-#include "tests/cuda/nccl/nvlink.h"
+#include "tests/cuda/nccl/copying_rank.h"
 
 namespace trireme {
 namespace {
@@ -13,13 +11,6 @@ namespace {
 using std::chrono::steady_clock;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-DeviceGroupOptions by_copies() { return {.copy_engines = std::make_shared<comm::CopyOrder>()}; }
-
-bool uses_copies(const GpuRank& rank) {
-  const auto* group = dynamic_cast<const comm::NcclGroup*>(rank.group.get());
-  return group && group->uses_copies();
-}
 
 class CopyEngines : public ::testing::Test {
  protected:
@@ -61,25 +52,6 @@ TEST_F(CopyEngines, GroupsTakeTurns) {
       const std::vector<float> found = rank.read(t);
       EXPECT_EQ(std::ranges::count(found, wanted), t.numel());
     }
-  });
-}
-
-TEST_F(CopyEngines, AreCalledBetweenThePiecesOfARecording) {
-  LocalWorld(2, {.timeout_ms = 60'000}).run([](Group& world) {
-    GpuRank rank(world, by_copies());
-    const Tensor small = rank.filled(1000, 1), large = rank.filled(1 << 20, 1);
-    const auto step = [&] {
-      rank.all_reduce(small, "by NCCL").wait(*rank.ctx.stream);
-      rank.all_reduce(large, "by copies").wait(*rank.ctx.stream);
-    };
-    step();
-    EXPECT_TRUE(uses_copies(rank));
-    int undone = 0;
-    const auto recording = rank.record(world, step, [&] { ++undone; });
-    EXPECT_EQ(undone, 1) << "of the attempt with the small one in it";
-    EXPECT_FALSE(rank.ctx.recorder->has_branches());
-    recording->replay(*rank.ctx.stream);
-    for (const Tensor& t : {small, large}) EXPECT_THAT(rank.read(t), ::testing::Each(4.0f));
   });
 }
 
