@@ -150,6 +150,7 @@ struct CopyEngine {
   std::mutex mutex;
   std::condition_variable changed;
   uint64_t queued = 0, done = 0;
+  std::atomic<std::chrono::milliseconds> time{};
 };
 CopyEngine& copy_engine(int device) {
   static auto& engines = *new std::array<CopyEngine, kNumGpus>;
@@ -208,11 +209,13 @@ void queue_copy(cudaStream_t stream, std::function<void()> copy) {
   queue(stream, [number, copy = std::move(copy), &engine] {
     std::unique_lock lock(engine.mutex);
     engine.changed.wait(lock, [&] { return engine.done == number; });
+    std::this_thread::sleep_for(engine.time.load());
     copy();
     ++engine.done;
     engine.changed.notify_all();
   });
 }
+void slow_copies(int device, std::chrono::milliseconds time) { copy_engine(device).time = time; }
 void synchronize(cudaStream_t stream) {
   if (of(stream).recorded_to()) throw InternalError("a stream that is recorded is waited for");
   of(stream).synchronize();

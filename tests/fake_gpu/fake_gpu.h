@@ -10,6 +10,7 @@
 #include <cuda_runtime_api.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -29,6 +30,8 @@ cudaError_t failed(cudaError_t error);
 void load(std::type_index kernel);
 /// By a copy engine: in the order in which all of the device are queued.
 void queue_copy(cudaStream_t stream, std::function<void()> copy);
+/// How long each copy of that device takes from then on.
+void slow_copies(int device, std::chrono::milliseconds time);
 void synchronize(cudaStream_t stream);
 struct Task {
   std::function<void()> run;

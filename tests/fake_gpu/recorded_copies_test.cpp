@@ -1,0 +1,132 @@
+// Recorded copies among ranks of which one is slow: what comes before a replay, within it and after it keeps its order.
+#include <gmock/gmock.h>
+
+#include <algorithm>
+
+#include "core/backend/cuda/cuda_backend.h"
+#include "core/ops/elementwise.h"
+#include "core/recorder.h"
+#include "tests/cuda/nccl/copying_rank.h"
+#include "tests/fake_gpu/fake_gpu.h"
+
+namespace trireme {
+namespace {
+
+using std::chrono::milliseconds;
+
+class RecordedCopiesInOrder : public ::testing::Test {
+ protected:
+  static constexpr int64_t kValues = 400'000;  // one piece
+  static constexpr int kSlow = 1;              // rank
+
+  void TearDown() override { fake::slow_copies(kSlow, milliseconds(0)); }
+
+  struct Rank : GpuRank {
+    Rank(Group& group, const DeviceGroupOptions& groups)
+        : GpuRank(group, groups), world(group), options(groups), other_stream(ctx.backend->make_stream()) {
+      this->group->barrier("connects").wait();
+    }
+    Tensor empty() { return filled(2 * kValues, 0); }
+    Work gather(const Tensor& own, const Tensor& all, Stream* stream) { return group->all_gather(own, all, "gather", stream); }
+    void expect(const Tensor& all, float first, float second) {
+      const std::vector<float> found = read(all);
+      EXPECT_TRUE(std::ranges::all_of(found.begin(), found.begin() + kValues, [=](float x) { return x == first; }));
+      EXPECT_TRUE(std::ranges::all_of(found.begin() + kValues, found.end(), [=](float x) { return x == second; }));
+    }
+    Group& world;
+    DeviceGroupOptions options;
+    std::unique_ptr<Stream> other_stream;
+  };
+  static void on_two_ranks(const std::function<void(Rank&)>& body) {
+    LocalWorld(2, {.timeout_ms = 20'000}).run([&](Group& world) {
+      Rank rank(world, by_copies());
+      body(rank);
+    });
+  }
+  static void sleep_on(Stream& stream, milliseconds time) {
+    fake::queue(cuda::raw_stream(stream), [=] { std::this_thread::sleep_for(time); });
+  }
+};
+
+TEST_F(RecordedCopiesInOrder, AReplayBeginsWhenAllAreDoneWithTheOneBefore) {
+  on_two_ranks([](Rank& rank) {
+    Stream* const stream = rank.ctx.stream;
+    const Tensor own = rank.filled(kValues, static_cast<float>(1 + rank.world.rank())), all = rank.empty();
+    Tensor doubled = own;
+    std::vector<Tensor> results;
+    for (int i = 0; i < 4; ++i) results.push_back(rank.empty());
+    const auto step = [&] {
+      rank.gather(own, all, stream).wait(*stream);
+      rank.ctx.kernel<ScaleKernel>()(rank.ctx, 2.0F, own, doubled);
+    };
+    step();
+    const auto recording = rank.record(rank.world, step);
+    EXPECT_TRUE(rank.ctx.recorder->has_branches());
+    fake::slow_copies(kSlow, milliseconds(20));
+    for (const Tensor& result : results) {
+      recording->replay(*stream);
+      rank.ctx.backend->copy(result.raw(), all.raw(), all.bytes(), *stream);
+    }
+    float factor = 2;
+    for (const Tensor& result : results) {
+      rank.expect(result, factor, 2 * factor);
+      factor *= 2;
+    }
+  });
+}
+
+TEST_F(RecordedCopiesInOrder, AReplayBeginsWhenAllAreDoneWithWhatWasCalledBefore) {
+  on_two_ranks([](Rank& rank) {
+    Stream* const stream = rank.ctx.stream;
+    const auto me = static_cast<float>(rank.world.rank());
+    const Tensor called = rank.filled(kValues, 1 + me), all_called = rank.empty();
+    const Tensor recorded = rank.filled(kValues, 3 + me), all_recorded = rank.empty();
+    rank.gather(recorded, all_recorded, stream).wait(*stream);
+    const auto recording = rank.record(rank.world, [&] { rank.gather(recorded, all_recorded, stream).wait(*stream); });
+    fake::slow_copies(kSlow, milliseconds(50));
+    const Work work = rank.gather(called, all_called, rank.other_stream.get());
+    recording->replay(*stream);
+    work.wait(*stream);
+    rank.expect(all_called, 1, 2);
+    rank.expect(all_recorded, 3, 4);
+  });
+}
+
+TEST_F(RecordedCopiesInOrder, WhatIsCalledAfterAReplayBeginsBehindIt) {
+  on_two_ranks([](Rank& rank) {
+    Stream* const stream = rank.ctx.stream;
+    const auto me = static_cast<float>(rank.world.rank());
+    const Tensor called = rank.filled(kValues, 1 + me), all_called = rank.empty();
+    const Tensor recorded = rank.filled(kValues, 3 + me), all_recorded = rank.empty();
+    rank.gather(recorded, all_recorded, stream).wait(*stream);
+    const auto recording = rank.record(rank.world, [&] { rank.gather(recorded, all_recorded, stream).wait(*stream); });
+    if (rank.world.rank() == kSlow) sleep_on(*stream, milliseconds(200));
+    recording->replay(*stream);
+    const Work work = rank.gather(called, all_called, rank.other_stream.get());
+    work.wait(*stream);
+    rank.expect(all_called, 1, 2);
+    rank.expect(all_recorded, 3, 4);
+  });
+}
+
+/// Its copies are queued when the device has room for them, one rank's sooner than the other's; a replay must not come between.
+TEST_F(RecordedCopiesInOrder, AReplayIsQueuedBehindWhatAnotherGroupCalledBefore) {
+  on_two_ranks([](Rank& rank) {
+    Stream* const stream = rank.ctx.stream;
+    const auto other = make_device_group(rank.world, rank.engine.backend(), "other", rank.options);
+    other->barrier("connects").wait();
+    const Tensor t = rank.filled(2'000'000, 1), large = rank.filled(60'000'000, 1);
+    rank.all_reduce(t, "sum").wait(*stream);
+    const auto recording = rank.record(rank.world, [&] { rank.all_reduce(t, "sum").wait(*stream); });
+    std::vector<Work> called;
+    for (int i = 0; i < 6; ++i) called.push_back(other->all_reduce(large, ReduceOp::average, "large", rank.other_stream.get()));
+    if (rank.world.rank() == kSlow) std::this_thread::sleep_for(milliseconds(100));
+    recording->replay(*stream);
+    for (const Work& work : called) work.wait(*stream);
+    EXPECT_EQ(rank.read(t).front(), 4);
+    EXPECT_EQ(rank.read(large).front(), 1);
+  });
+}
+
+}  // namespace
+}  // namespace trireme
