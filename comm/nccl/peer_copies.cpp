@@ -330,21 +330,24 @@ uint32_t* PeerCopies::first_of_replay() const { return reinterpret_cast<uint32_t
 CopyPlanner PeerCopies::new_planner() const { return {rank_, size_, kLanes, kBufferBytes}; }
 
 Signals PeerCopies::new_signals() const {
-  return {.words = words_->on_device(), .first = first_of_replay(), .rank = rank_, .num_ranks = size_};
+  uint32_t* const words = words_->on_device();
+  return {.words = words, .given_up = words + num_words() - 1, .first = first_of_replay(), .rank = rank_, .num_ranks = size_};
 }
 
-void PeerCopies::begin_replay(uint32_t num_pieces, Stream& stream) {
+uint32_t PeerCopies::begin_replay(uint32_t num_pieces) {
   TRIREME_ASSERT(can_ && !aborted_, "a replay of copies that are not connected");
   cuda::check(cudaSetDevice(device_), "cudaSetDevice");
   const uint32_t first = queue_.skip(num_pieces, *this);
-  for (size_t lane = 0; lane < lanes_.size(); ++lane) {
-    lane_ends_[lane]->record(*lanes_[lane]);
-    lane_ends_[lane]->wait(stream);
-  }
+  for (size_t lane = 0; lane < lanes_.size(); ++lane) lane_ends_[lane]->record(*lanes_[lane]);
+  return first;
+}
+
+void PeerCopies::put_before_replay(uint32_t first, Stream& stream) {
+  for (const auto& end : lane_ends_) end->wait(stream);
   tell(first_of_replay(), first, cuda::raw_stream(stream));
 }
 
-void PeerCopies::end_replay(Stream& stream) {
+void PeerCopies::put_behind_replay(Stream& stream) {
   replay_end_->record(stream);
   for (const auto& lane : lanes_) replay_end_->wait(*lane);
 }

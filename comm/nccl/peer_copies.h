@@ -51,10 +51,13 @@ class PeerCopies final : private CopyDevice {
   Signals new_signals() const;
   /// Queues a step of `call` that copies or sums.
   void move(const CopyStep& step, const DeviceCall& call, cudaStream_t stream) const;
-  /// Before a replay, on `stream`, of so many pieces: what was begun comes first. All of that is queued.
-  void begin_replay(uint32_t num_pieces, Stream& stream);
-  /// Behind it: what is begun next comes after.
-  void end_replay(Stream& stream);
+  /// Before a replay of so many pieces; all that was begun is queued. Gives the number before their first one.
+  uint32_t begin_replay(uint32_t num_pieces);
+  /// Then, on the stream that it is queued on: what was begun comes first. This one and the next may wait for that stream to take
+  /// them, so nobody may wait for who calls them; nothing is begun meanwhile.
+  void put_before_replay(uint32_t first, Stream& stream);
+  /// Behind it, also when all was given up meanwhile: what is begun next comes after, and so does the end of this.
+  void put_behind_replay(Stream& stream);
 
   /// Ends what waits for peers; its results are worthless, here and with the peers. Not to be used afterwards.
   void abort() noexcept;

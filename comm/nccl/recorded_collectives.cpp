@@ -71,17 +71,21 @@ Work RecordedCollectives::add(const DeviceCall& call, std::string text, const st
   ready->wait(own);
   recorder_.begin_of(*this, own);
   const auto number = 2 * static_cast<uint32_t>(texts_.size());
-  const auto begin = backend_.make_event();
-  begin->record(own);
-  is_told_ = true;
-  progress_->tell(*begin, number + 1);
+  tell_at(number + 1);
   record();
-  auto end = backend_.make_event();
-  end->record(own);
-  progress_->tell(*end, number + 2);
+  auto end = tell_at(number + 2);
   texts_.push_back(std::move(text));
   calls_.push_back(std::make_shared<CapturedCall>(recorder_, std::vector<Tensor>{call.input, call.output}, std::move(end)));
   return Work(calls_.back());
+}
+
+/// Recorded: the device is there.
+std::unique_ptr<Event> RecordedCollectives::tell_at(uint32_t place) {
+  auto here = backend_.make_event();
+  here->record(communicator_.stream());
+  is_told_ = true;
+  progress_->tell(*here, place);
+  return here;
 }
 
 bool RecordedCollectives::is_open() const {
@@ -98,7 +102,9 @@ void RecordedCollectives::end() {
   ended_ = true;
   calls_.clear();
   if (copies_) {
+    tell_at(2 * static_cast<uint32_t>(texts_.size()) + 1);
     copies_->end(cuda::raw_stream(communicator_.stream()));
+    tell_at(2 * static_cast<uint32_t>(texts_.size()) + 2);
     have_wait(stream_);
   }
   if (std::exchange(is_told_, false)) progress_->end(stream_);
@@ -116,13 +122,15 @@ void RecordedCollectives::wait_for_turn() {
 
 /// In the order in which they are called and replayed, whatever NCCL makes of two streams.
 void RecordedCollectives::before_replay(Stream& stream) {
+  uint32_t first = 0;
   engine_.drive_until_issued({});
   if (copies_) {
     wait_for_turn();
-    engine_.use_idle({}, [&] { copies_->begin_replay(stream); });
+    engine_.use_idle({}, [&] { first = copies_->begin_replay(); });
   }
   if (const auto failure = group_.failure())
     throw GivenUp(fmt::format("rank {}: a step was not replayed: {}", group_.world_rank(group_.rank()), *failure));
+  if (copies_) copies_->put_before_replay(first, stream);
   have_wait(stream);
   begin_ = backend_.make_event();
   begin_->record(stream);
@@ -132,7 +140,7 @@ void RecordedCollectives::after_replay(Stream& stream) {
   auto end = backend_.make_event();
   end->record(stream);
   end->wait(communicator_.stream());
-  if (copies_) engine_.use_idle({}, [&] { copies_->end_replay(stream); });
+  if (copies_) copies_->put_behind_replay(stream);
   engine_.submit(std::make_shared<Replay>(shared_from_this(), group_.options(), std::move(begin_), std::move(end)));
 }
 

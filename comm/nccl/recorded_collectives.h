@@ -51,6 +51,7 @@ class RecordedCollectives final : public RecordedBranch, public std::enable_shar
  private:
   class Replay;
   Work add(const DeviceCall& call, std::string text, const std::function<void()>& record);
+  std::unique_ptr<Event> tell_at(uint32_t place);
   void wait_for_turn();
 
   Group& group_;
@@ -63,7 +64,7 @@ class RecordedCollectives final : public RecordedBranch, public std::enable_shar
   Stream& stream_;
   bool ended_ = false, needs_host_ = false;
   bool is_told_ = false;  // of progress_, and the recorded stream does not wait for that yet
-  /// Once the device is at the i-th, 2 i + 1; behind it, 2 i + 2.
+  /// Once the device is at the i-th, 2 i + 1; behind it, 2 i + 2. One more is the end of all copies.
   const std::shared_ptr<ReplayProgress> progress_;
   std::vector<std::string> texts_;
   size_t num_of_nccl_ = 0;

@@ -5,8 +5,8 @@ namespace trireme::comm {
 RecordedCopies::RecordedCopies(PeerCopies& copies)
     : copies_(copies), planner_(copies.new_planner()), signals_(copies.new_signals()) {}
 
-/// A kernel has all that comes together. What is told needs no kernel of its own, unless somebody is awaited next: who waits for
-/// it does so where this rank comes to wait, too.
+/// A kernel has all that comes together. What is told waits for the next one, of the same call: its peers wait for it only where
+/// this rank comes to wait, too.
 void RecordedCopies::add(const CopyStep& step, const DeviceCall& call, cudaStream_t stream) {
   switch (step.kind) {
     case CopyStep::Kind::copy:
@@ -33,6 +33,7 @@ void RecordedCopies::flush(cudaStream_t stream) {
 
 void RecordedCopies::add(const DeviceCall& call, cudaStream_t stream) {
   for (const CopyStep& step : planner_.plan(copies_.array_of(call))) add(step, call, stream);
+  flush(stream);
 }
 
 void RecordedCopies::end(cudaStream_t stream) {

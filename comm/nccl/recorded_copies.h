@@ -16,9 +16,10 @@ class RecordedCopies {
   void add(const DeviceCall& call, cudaStream_t stream);
   /// Behind the last one: all ranks are done with all of them.
   void end(cudaStream_t stream);
-  /// Around each replay, on the stream that it is queued on: PeerCopies.
-  void begin_replay(Stream& stream) { copies_.begin_replay(planner_.last_number(), stream); }
-  void end_replay(Stream& stream) { copies_.end_replay(stream); }
+  /// Around each replay, as PeerCopies says.
+  uint32_t begin_replay() { return copies_.begin_replay(planner_.last_number()); }
+  void put_before_replay(uint32_t first, Stream& stream) { copies_.put_before_replay(first, stream); }
+  void put_behind_replay(Stream& stream) { copies_.put_behind_replay(stream); }
 
  private:
   void add(const CopyStep& step, const DeviceCall& call, cudaStream_t stream);

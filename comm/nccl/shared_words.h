@@ -1,5 +1,5 @@
 // SharedWords: numbers in memory that processes of one machine share. Streams write them, and wait for them,
-// without a kernel: what waits so holds none of the GPU's multiprocessors.
+// without a kernel: what waits so holds none of the GPU's multiprocessors. (Recordings use a kernel: signals.h.)
 // https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__MEMOP.html
 #pragma once
 

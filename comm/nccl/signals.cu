@@ -10,6 +10,7 @@ namespace trireme::comm {
 namespace {
 
 constexpr int kWarp = 32;
+constexpr uint32_t kLooks = 64;  // at a word, each a microsecond, before one at whether all is given up
 
 using SystemWord = ::cuda::atomic_ref<uint32_t, ::cuda::thread_scope_system>;
 
@@ -28,8 +29,9 @@ __global__ void __launch_bounds__(kWarp) signal_kernel(const Signals s) {
       for (int peer = lane; peer < s.num_ranks; peer += kWarp) {
         if (peer == s.rank) continue;
         const SystemWord word(s.words[word_of_piece(signal.kind, peer, number)]);
-        while (static_cast<int32_t>(word.load(::cuda::memory_order_acquire) - number) < 0) {
-        }
+        const SystemWord given_up(*s.given_up);
+        for (uint32_t looks = 1; static_cast<int32_t>(word.load(::cuda::memory_order_acquire) - number) < 0; ++looks)
+          if (looks % kLooks == 0 && given_up.load(::cuda::memory_order_relaxed) != 0) break;
       }
     }
     __syncwarp();

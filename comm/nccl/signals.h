@@ -21,6 +21,7 @@ struct Signal {
 struct Signals {
   static constexpr size_t kMost = 8;
   uint32_t* words = nullptr;        // of all ranks (piece_words.h), as the device reaches them
+  uint32_t* given_up = nullptr;     // not 0: nobody is awaited any longer
   const uint32_t* first = nullptr;  // device memory: the number before the first piece's
   int rank = 0, num_ranks = 0;
   uint32_t count = 0;

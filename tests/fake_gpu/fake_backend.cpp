@@ -259,7 +259,7 @@ void signal(const Signals& signals, cudaStream_t stream) {
         continue;
       }
       for (int peer = 0; peer < s.num_ranks; ++peer)
-        if (peer != s.rank) fake::await_word(*word(signal, peer), number);
+        if (peer != s.rank) fake::await_word(*word(signal, peer), number, reinterpret_cast<std::atomic<uint32_t>*>(s.given_up));
     }
   });
 }

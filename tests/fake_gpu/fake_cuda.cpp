@@ -248,10 +248,10 @@ CUresult write_value(CUstream stream, CUdeviceptr address, cuuint32_t value, uns
 
 }  // namespace
 
-void await_word(const std::atomic<uint32_t>& word, uint32_t value) {
+void await_word(const std::atomic<uint32_t>& word, uint32_t value, const std::atomic<uint32_t>* end) {
   Words& words = words_at(reinterpret_cast<CUdeviceptr>(&word));
   std::unique_lock lock(words.mutex);
-  while (static_cast<int32_t>(word.load() - value) < 0)  // the host writes some too, and tells nobody
+  while (static_cast<int32_t>(word.load() - value) < 0 && !(end && *end != 0))  // the host writes some too, and tells nobody
     words.changed.wait_for(lock, std::chrono::milliseconds(2));
 }
 

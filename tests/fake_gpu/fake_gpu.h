@@ -38,8 +38,8 @@ struct Task {
   bool copies = false;  // as by queue_copy
 };
 using Tasks = std::vector<Task>;
-/// By a kernel, or the device itself: waits until the word has come to the value, modulo 2^32.
-void await_word(const std::atomic<uint32_t>& word, uint32_t value);
+/// By a kernel, or the device itself: waits until the word has come to the value, modulo 2^32, or `end`, unless it is null, is not 0.
+void await_word(const std::atomic<uint32_t>& word, uint32_t value, const std::atomic<uint32_t>* end = nullptr);
 void write_word(std::atomic<uint32_t>& word, uint32_t value);
 /// Has what is queued on it, by this thread, put there, and not run.
 void record_to(cudaStream_t stream, Tasks* tasks);

@@ -199,8 +199,8 @@ TEST_F(RecordedCopiesEndCuda, AnExceptionInOneRankEndsTheOthersReplay) {
     is_replayed = true;
     is_replayed.notify_all();
     rank.ctx.stream->synchronize();
-    EXPECT_THAT(message_of<CommError>([&] { recording->replay(*rank.ctx.stream); }),
-                HasSubstr("rank 0: a step was not replayed: rank 1 failed: the disk is full"));
+    // Why, the host hears a little later.
+    EXPECT_THAT(message_of<CommError>([&] { recording->replay(*rank.ctx.stream); }), HasSubstr("rank 0: a step was not replayed: "));
   };
   const auto [text, elapsed] = failure_of<std::runtime_error>(60'000, true, body, by_copies);
   EXPECT_EQ(text, "the disk is full");
