@@ -15,11 +15,9 @@ namespace {
 using std::chrono::milliseconds;
 
 class RecordedCopiesInOrder : public ::testing::Test {
- protected:
+ public:
   static constexpr int64_t kValues = 400'000;  // one piece
   static constexpr int kSlow = 1;              // rank
-
-  void TearDown() override { fake::slow_copies(kSlow, milliseconds(0)); }
 
   struct Rank : GpuRank {
     Rank(Group& group, const DeviceGroupOptions& groups)
@@ -37,6 +35,8 @@ class RecordedCopiesInOrder : public ::testing::Test {
     DeviceGroupOptions options;
     std::unique_ptr<Stream> other_stream;
   };
+ protected:
+  void TearDown() override { fake::slow_copies(kSlow, milliseconds(0)); }
   static void on_two_ranks(const std::function<void(Rank&)>& body) {
     LocalWorld(2, {.timeout_ms = 20'000}).run([&](Group& world) {
       Rank rank(world, by_copies());
@@ -75,37 +75,45 @@ TEST_F(RecordedCopiesInOrder, AReplayBeginsWhenAllAreDoneWithTheOneBefore) {
   });
 }
 
-TEST_F(RecordedCopiesInOrder, AReplayBeginsWhenAllAreDoneWithWhatWasCalledBefore) {
-  on_two_ranks([](Rank& rank) {
-    Stream* const stream = rank.ctx.stream;
-    const auto me = static_cast<float>(rank.world.rank());
-    const Tensor called = rank.filled(kValues, 1 + me), all_called = rank.empty();
-    const Tensor recorded = rank.filled(kValues, 3 + me), all_recorded = rank.empty();
-    rank.gather(recorded, all_recorded, stream).wait(*stream);
-    const auto recording = rank.record(rank.world, [&] { rank.gather(recorded, all_recorded, stream).wait(*stream); });
-    fake::slow_copies(kSlow, milliseconds(50));
-    const Work work = rank.gather(called, all_called, rank.other_stream.get());
-    recording->replay(*stream);
-    work.wait(*stream);
+/// A gather that is called and one that is recorded, each on a stream of its own.
+struct TwoGathers {
+  explicit TwoGathers(RecordedCopiesInOrder::Rank& owner)
+      : rank(owner),
+        called(filled(1)),
+        recorded(filled(3)),
+        all_called(rank.empty()),
+        all_recorded(rank.empty()),
+        recording((gather().wait(*rank.ctx.stream), rank.record(rank.world, [&] { gather().wait(*rank.ctx.stream); }))) {}
+  Tensor filled(float first) { return rank.filled(RecordedCopiesInOrder::kValues, first + static_cast<float>(rank.world.rank())); }
+  Work gather() { return rank.gather(recorded, all_recorded, rank.ctx.stream); }
+  void replay() { recording->replay(*rank.ctx.stream); }
+  Work call() { return rank.gather(called, all_called, rank.other_stream.get()); }
+  void expect(const Work& work) {
+    work.wait(*rank.ctx.stream);
     rank.expect(all_called, 1, 2);
     rank.expect(all_recorded, 3, 4);
+  }
+  RecordedCopiesInOrder::Rank& rank;
+  const Tensor called, recorded, all_called, all_recorded;
+  const std::unique_ptr<Recording> recording;
+};
+
+TEST_F(RecordedCopiesInOrder, AReplayBeginsWhenAllAreDoneWithWhatWasCalledBefore) {
+  on_two_ranks([](Rank& rank) {
+    TwoGathers gathers(rank);
+    fake::slow_copies(kSlow, milliseconds(50));
+    const Work work = gathers.call();
+    gathers.replay();
+    gathers.expect(work);
   });
 }
 
 TEST_F(RecordedCopiesInOrder, WhatIsCalledAfterAReplayBeginsBehindIt) {
   on_two_ranks([](Rank& rank) {
-    Stream* const stream = rank.ctx.stream;
-    const auto me = static_cast<float>(rank.world.rank());
-    const Tensor called = rank.filled(kValues, 1 + me), all_called = rank.empty();
-    const Tensor recorded = rank.filled(kValues, 3 + me), all_recorded = rank.empty();
-    rank.gather(recorded, all_recorded, stream).wait(*stream);
-    const auto recording = rank.record(rank.world, [&] { rank.gather(recorded, all_recorded, stream).wait(*stream); });
-    if (rank.world.rank() == kSlow) sleep_on(*stream, milliseconds(200));
-    recording->replay(*stream);
-    const Work work = rank.gather(called, all_called, rank.other_stream.get());
-    work.wait(*stream);
-    rank.expect(all_called, 1, 2);
-    rank.expect(all_recorded, 3, 4);
+    TwoGathers gathers(rank);
+    if (rank.world.rank() == kSlow) sleep_on(*rank.ctx.stream, milliseconds(200));
+    gathers.replay();
+    gathers.expect(gathers.call());
   });
 }
 

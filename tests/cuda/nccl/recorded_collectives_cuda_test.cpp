@@ -1,22 +1,17 @@
 // Collectives of NCCL's that are part of a recording. Ranks are threads, each with a GPU.
 #include <gmock/gmock.h>
 
-#include <atomic>
 #include <chrono>
 #include <thread>
 
 #include "comm/nccl/recorded_collectives.h"
-#include "core/recorder.h"
-#include "tests/cuda/gpu.h"
-#include "tests/cuda/gpu_rank.h"
+#include "tests/cuda/nccl/recorded_ends.h"
 
 namespace trireme {
 namespace {
 
 using comm::RecordedCollectives;
-using ::testing::AllOf;
 using ::testing::Each;
-using ::testing::HasSubstr;
 
 class RecordedCollectivesCuda : public ::testing::Test {
  protected:
@@ -28,12 +23,6 @@ class RecordedCollectivesCuda : public ::testing::Test {
       GpuRank rank(world);
       body(world, rank);
     });
-  }
-  /// Of what must be recorded in one.
-  static std::unique_ptr<Recording> record_in_one(Group& world, GpuRank& rank, const std::function<void()>& body) {
-    auto recording = rank.record(world, body);
-    EXPECT_TRUE(rank.ctx.recorder->has_branches());
-    return recording;
   }
   static void write(GpuRank& rank, const Tensor& t, float value) {
     const std::vector<float> values(static_cast<size_t>(t.numel()), value);
@@ -207,49 +196,11 @@ TEST_F(RecordedCollectivesCuda, AreCalledWhereTheyAreMoreThanEndSoonWhenTheyAreG
 }
 
 TEST_F(RecordedCollectivesCuda, WhoStaysAwayFromAReplayIsNoticedInTimeAndToldWithWhatItStayedAwayFrom) {
-  const auto [text, elapsed] = failure_of<CommError>(1000, true, [](Group& world, GpuRank& rank) {
-    const Tensor t = rank.filled(1 << 20, 1);
-    rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
-    const auto recording = record_in_one(world, rank, [&] {
-      for (const char* name : {"bucket 1", "bucket 2", "bucket 3"}) rank.all_reduce(t, name).wait(*rank.ctx.stream);
-    });
-    rank.ctx.stream->synchronize();
-    if (world.rank() == 1) {
-      rank.all_reduce(t, "bucket 1").wait(*rank.ctx.stream);  // and no more
-      return stay_away(world);
-    }
-    recording->replay(*rank.ctx.stream);
-    rank.ctx.stream->synchronize();  // until the kernels were aborted
-    EXPECT_TRUE(world.failure());
-    EXPECT_THROW(recording->replay(*rank.ctx.stream), CommError);
-    EXPECT_THROW(rank.all_reduce(t, "after").wait(*rank.ctx.stream), CommError);
-    world.barrier("after").wait();
-  });
-  EXPECT_THAT(text, AllOf(HasSubstr("all_reduce 'bucket 2' in group 'gradients' was not done within 1 s"), HasSubstr("its ranks are alive")));
-  EXPECT_GE(elapsed, Seconds(1));
-  EXPECT_LT(elapsed, Seconds(20));
+  expect_absence_is_told(1 << 20, /*copies=*/false);
 }
 
 TEST_F(RecordedCollectivesCuda, AnExceptionInOneRankEndsTheOthersReplay) {
-  std::atomic<bool> is_replayed = false;
-  const auto [text, elapsed] = failure_of<std::runtime_error>(60'000, true, [&](Group& world, GpuRank& rank) {
-    const Tensor t = rank.filled(1 << 20, 1);
-    rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
-    const auto recording = record_in_one(world, rank, [&] { rank.all_reduce(t, "bucket 3").wait(*rank.ctx.stream); });
-    rank.ctx.stream->synchronize();
-    if (world.rank() == 1) {
-      is_replayed.wait(false);
-      throw std::runtime_error("the disk is full");
-    }
-    recording->replay(*rank.ctx.stream);
-    is_replayed = true;
-    is_replayed.notify_all();
-    rank.ctx.stream->synchronize();
-    EXPECT_THAT(message_of<CommError>([&] { recording->replay(*rank.ctx.stream); }),
-                HasSubstr("rank 0: a step was not replayed: rank 1 failed: the disk is full"));
-  });
-  EXPECT_EQ(text, "the disk is full");
-  EXPECT_LT(elapsed, Seconds(20));
+  expect_exception_ends_replays(1 << 20, /*copies=*/false, "rank 1 failed: the disk is full");
 }
 
 }  // namespace

@@ -2,17 +2,13 @@
 #include <gmock/gmock.h>
 
 #include <array>
-#include <atomic>
 
-#include "core/recorder.h"
-#include "tests/cuda/nccl/copying_rank.h"
+#include "tests/cuda/nccl/recorded_ends.h"
 
 namespace trireme {
 namespace {
 
-using ::testing::AllOf;
 using ::testing::Each;
-using ::testing::HasSubstr;
 
 class RecordedCopiesCuda : public ::testing::TestWithParam<int> {
  protected:
@@ -26,11 +22,6 @@ class RecordedCopiesCuda : public ::testing::TestWithParam<int> {
       EXPECT_TRUE(uses_copies(rank));
       body(world, rank, options);
     });
-  }
-  static std::unique_ptr<Recording> record_in_one(Group& world, GpuRank& rank, const std::function<void()>& body) {
-    auto recording = rank.record(world, body);
-    EXPECT_TRUE(rank.ctx.recorder->has_branches());
-    return recording;
   }
 };
 
@@ -57,6 +48,11 @@ struct Step {
       scattered.push_back(rank.group->reduce_scatter(all[i], parts[i], ReduceOp::average, "scatter", stream));
     for (const Work& work : scattered) work.wait(*stream);
   }
+  /// Run once, so that all is connected: the values are the number of ranks then.
+  std::unique_ptr<Recording> record(Group& world, GpuRank& rank) const {
+    run(rank);
+    return record_in_one(world, rank, [&] { run(rank); });
+  }
   void expect(GpuRank& rank, float value) const {
     for (const std::vector<Tensor>* tensors : {&sums, &parts, &all})
       for (const Tensor& t : *tensors) {
@@ -70,8 +66,7 @@ struct Step {
 TEST_P(RecordedCopiesCuda, AreOnePieceAndDoWhatTheyDidWhenTheyWereCalled) {
   on_ranks([](Group& world, GpuRank& rank, const DeviceGroupOptions&) {
     const Step step(rank);
-    step.run(rank);
-    const auto recording = record_in_one(world, rank, [&] { step.run(rank); });
+    const auto recording = step.record(world, rank);
     const auto size = static_cast<float>(world.size());
     float wanted = size;
     for (int i = 0; i < 3; ++i) {
@@ -87,8 +82,7 @@ TEST_P(RecordedCopiesCuda, AreOnePieceAndDoWhatTheyDidWhenTheyWereCalled) {
 TEST_P(RecordedCopiesCuda, OneRankMayCallWhatTheOthersReplay) {
   on_ranks([](Group& world, GpuRank& rank, const DeviceGroupOptions&) {
     const Step step(rank);
-    step.run(rank);
-    const auto recording = record_in_one(world, rank, [&] { step.run(rank); });
+    const auto recording = step.record(world, rank);
     const auto size = static_cast<float>(world.size());
     float wanted = size;
     for (int i = 0; i < 5; ++i, wanted *= size) {
@@ -161,50 +155,12 @@ class RecordedCopiesEndCuda : public ::testing::Test {
 };
 
 TEST_F(RecordedCopiesEndCuda, WhoStaysAwayFromAReplayIsNoticedInTimeAndToldWithWhatItStayedAwayFrom) {
-  const auto body = [](Group& world, GpuRank& rank) {
-    const Tensor t = rank.filled(1 << 22, 1);
-    rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
-    const auto recording = rank.record(world, [&] {
-      for (const char* name : {"bucket 1", "bucket 2", "bucket 3"}) rank.all_reduce(t, name).wait(*rank.ctx.stream);
-    });
-    EXPECT_TRUE(uses_copies(rank) && rank.ctx.recorder->has_branches());
-    if (world.rank() == 1) {
-      rank.all_reduce(t, "bucket 1").wait(*rank.ctx.stream);  // and no more
-      return stay_away(world);
-    }
-    recording->replay(*rank.ctx.stream);
-    rank.ctx.stream->synchronize();  // until the copies were given up
-    EXPECT_TRUE(world.failure());
-    EXPECT_THROW(recording->replay(*rank.ctx.stream), CommError);
-    EXPECT_THROW(rank.all_reduce(t, "after").wait(*rank.ctx.stream), CommError);
-    world.barrier("after").wait();
-  };
-  const auto [text, elapsed] = failure_of<CommError>(1000, true, body, by_copies);
-  EXPECT_THAT(text, AllOf(HasSubstr("all_reduce 'bucket 2' in group 'gradients' was not done within 1 s"), HasSubstr("its ranks are alive")));
-  EXPECT_GE(elapsed, Seconds(1));
-  EXPECT_LT(elapsed, Seconds(20));
+  expect_absence_is_told(1 << 22, /*copies=*/true);
 }
 
+/// Why, its host hears a little later.
 TEST_F(RecordedCopiesEndCuda, AnExceptionInOneRankEndsTheOthersReplay) {
-  std::atomic<bool> is_replayed = false;
-  const auto body = [&](Group& world, GpuRank& rank) {
-    const Tensor t = rank.filled(1 << 22, 1);
-    rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
-    const auto recording = rank.record(world, [&] { rank.all_reduce(t, "bucket 3").wait(*rank.ctx.stream); });
-    if (world.rank() == 1) {
-      is_replayed.wait(false);
-      throw std::runtime_error("the disk is full");
-    }
-    recording->replay(*rank.ctx.stream);
-    is_replayed = true;
-    is_replayed.notify_all();
-    rank.ctx.stream->synchronize();
-    // Why, the host hears a little later.
-    EXPECT_THAT(message_of<CommError>([&] { recording->replay(*rank.ctx.stream); }), HasSubstr("rank 0: a step was not replayed: "));
-  };
-  const auto [text, elapsed] = failure_of<std::runtime_error>(60'000, true, body, by_copies);
-  EXPECT_EQ(text, "the disk is full");
-  EXPECT_LT(elapsed, Seconds(20));
+  expect_exception_ends_replays(1 << 22, /*copies=*/true, "");
 }
 
 }  // namespace
