@@ -66,7 +66,7 @@ class FakeRecording final : public Recording {
   explicit FakeRecording(Memory& memory) : memory_(memory) {}
   void replay(Stream& stream) override {
     if (memory_is_taken) memory_.most_bytes = memory_.used_bytes.load();
-    for (const auto& [run, copies] : tasks) (copies ? fake::queue_copy : fake::queue)(cuda::raw_stream(stream), run);
+    fake::replay(cuda::raw_stream(stream), tasks);
   }
   fake::Tasks tasks;
 

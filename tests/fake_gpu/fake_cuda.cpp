@@ -198,21 +198,37 @@ cudaError_t end_recording(cudaStream_t stream) {
   return joined ? cudaSuccess : failed(cudaErrorStreamCaptureUnjoined);
 }
 void queue(cudaStream_t stream, std::function<void()> task) { of(stream).queue(std::move(task)); }
-void queue_copy(cudaStream_t stream, std::function<void()> copy) {
-  if (of(stream).record({copy, /*copies=*/true})) return;
-  CopyEngine& engine = copy_engine(of(stream).device);
+namespace {
+
+/// The copy, in the place that it has from now on.
+std::function<void()> in_turn(int device, std::function<void()> copy) {
+  CopyEngine& engine = copy_engine(device);
   uint64_t number = 0;
   {
     const std::lock_guard lock(engine.mutex);
     number = engine.queued++;
   }
-  queue(stream, [number, copy = std::move(copy), &engine] {
+  return [number, copy = std::move(copy), &engine] {
     std::unique_lock lock(engine.mutex);
     engine.changed.wait(lock, [&] { return engine.done == number; });
     std::this_thread::sleep_for(engine.time.load());
     copy();
     ++engine.done;
     engine.changed.notify_all();
+  };
+}
+
+}  // namespace
+
+void queue_copy(cudaStream_t stream, std::function<void()> copy) {
+  if (of(stream).record({copy, /*copies=*/true})) return;
+  queue(stream, in_turn(of(stream).device, std::move(copy)));
+}
+void replay(cudaStream_t stream, const Tasks& tasks) {
+  std::vector<std::function<void()>> all;
+  for (const auto& [run, copies] : tasks) all.push_back(copies ? in_turn(of(stream).device, run) : run);
+  queue(stream, [all = std::move(all)] {
+    for (const auto& run : all) run();
   });
 }
 void slow_copies(int device, std::chrono::milliseconds time) { copy_engine(device).time = time; }

@@ -44,6 +44,8 @@ void write_word(std::atomic<uint32_t>& word, uint32_t value);
 /// Has what is queued on it, by this thread, put there, and not run.
 void record_to(cudaStream_t stream, Tasks* tasks);
 Tasks* recorded_to(cudaStream_t stream);  // null: it runs
+/// All of them, as one command of the stream; copies have their turns from then on.
+void replay(cudaStream_t stream, const Tasks& tasks);
 /// Another stream that is recorded to the same place waits for `stream`, and so for the first `count` tasks there.
 void join(cudaStream_t stream, size_t count);
 /// Ends that of `stream` and of all that were made to wait for it. An error where it does not wait for all of theirs.

@@ -6,7 +6,7 @@
 #include "core/backend/cuda/cuda_backend.h"
 #include "core/ops/elementwise.h"
 #include "core/recorder.h"
-#include "tests/cuda/nccl/copying_rank.h"
+#include "tests/cuda/nccl/recorded_ends.h"
 #include "tests/fake_gpu/fake_gpu.h"
 
 namespace trireme {
@@ -134,6 +134,58 @@ TEST_F(RecordedCopiesInOrder, AReplayIsQueuedBehindWhatAnotherGroupCalledBefore)
     EXPECT_EQ(rank.read(t).front(), 4);
     EXPECT_EQ(rank.read(large).front(), 1);
   });
+}
+
+/// The host that replays is held up by a stream that takes no more; that must not keep anybody from noticing that a peer is away.
+TEST(RecordedCopiesEnd, IsNoticedWhileTheStreamIsFull) {
+  const auto body = [](Group& world, GpuRank& rank) {
+    const Tensor t = rank.filled(1 << 20, 1);
+    rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
+    const auto recording = record_in_one(world, rank, [&] { rank.all_reduce(t, "recorded").wait(*rank.ctx.stream); });
+    if (world.rank() == 1) return stay_away(world);
+    Stream& stream = *rank.ctx.stream;
+    rank.all_reduce(t, "called").wait(stream);
+    // The wait for that has begun; a few more commands and the next one blocks, within what a replay queues itself.
+    for (size_t i = 0; i + 3 < fake::kMaxQueued; ++i) fake::queue(cuda::raw_stream(stream), [] {});
+    EXPECT_THROW(
+        {
+          recording->replay(stream);
+          rank.all_reduce(t, "after").wait(stream);
+        },
+        CommError);
+    stream.synchronize();
+    world.barrier("after").wait();
+  };
+  const auto [text, elapsed] = failure_of<CommError>(1000, true, body, by_copies);
+  EXPECT_THAT(text, ::testing::HasSubstr("all_reduce 'called' in group 'gradients' was not done within 1 s"));
+  EXPECT_LT(elapsed, Seconds(20));
+}
+
+/// So many pieces that words are used twice, and a rank whose device goes on with them after all was given up.
+TEST(RecordedCopiesEnd, IsThatOfALongReplayToo) {
+  constexpr int kSums = 1500;
+  std::atomic<bool> is_replayed = false;
+  const auto body = [&](Group& world, GpuRank& rank) {
+    const Tensor t = rank.filled(1 << 18, 1);
+    rank.all_reduce(t, "connects").wait(*rank.ctx.stream);
+    const auto recording = record_in_one(world, rank, [&] {
+      for (int i = 0; i < kSums; ++i) rank.group->all_reduce(t, ReduceOp::average, "sum", rank.ctx.stream).wait(*rank.ctx.stream);
+    });
+    recording->replay(*rank.ctx.stream);
+    if (world.rank() == 0) {
+      recording->replay(*rank.ctx.stream);
+      is_replayed = true;
+      is_replayed.notify_all();
+    } else {
+      is_replayed.wait(false);
+      rank.group->fail("the disk is full");
+    }
+    rank.ctx.stream->synchronize();
+    world.barrier("after").wait();
+  };
+  const auto [text, elapsed] = failure_of<CommError>(60'000, true, body, by_copies);
+  EXPECT_THAT(text, ::testing::HasSubstr("the disk is full"));
+  EXPECT_LT(elapsed, Seconds(30));
 }
 
 }  // namespace
