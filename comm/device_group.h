@@ -49,6 +49,7 @@ struct DeviceGroupOptions {
   /// for 32 MiB of memory a group. They may overlap the group's next operations: what uses a result is called once its
   /// stream waits for that. Null: NCCL does them.
   std::shared_ptr<comm::CopyOrder> copy_engines{};
+  bool captures_copies = false;  // they become part of a recording; else they are called between its pieces
   SharedCallMode mode{};
 };
 

@@ -38,7 +38,7 @@ struct RunConfig {
   int64_t threads = 0;  // 0 ("auto"): OMP_NUM_THREADS, or all cores
   int64_t timeout_s = 300;
   bool deterministic = true;         // the same bits each time
-  std::string cuda_graph = "auto";   // auto | pieces | off
+  std::string cuda_graph = "auto";   // auto | whole | pieces | off
   bool trace = false;
   ProfileConfig profile;
   int64_t trace_steps = 10;

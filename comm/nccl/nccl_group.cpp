@@ -92,7 +92,10 @@ std::shared_ptr<DeviceOperation> NcclGroup::make_operation(DeviceCall call, std:
 Communicator* NcclGroup::capturing(const DeviceCall& call) {
   Communicator* communicator = nullptr;
   engine().use_idle(call.queue(), [&] {
-    communicator = copies_of(call) ? nccl_link_.communicator(call.queue()) : nccl_link_.capturing(call.queue(), call.kind);
+    if (!copies_of(call))
+      communicator = nccl_link_.capturing(call.queue(), call.kind);
+    else if (device_options_.captures_copies)
+      communicator = nccl_link_.communicator(call.queue());
   });
   return communicator;
 }

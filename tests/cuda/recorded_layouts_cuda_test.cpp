@@ -64,8 +64,8 @@ using RecordedWithCopiesCuda = RecordedLayoutsCuda;
 
 TEST_P(RecordedWithCopiesCuda, AStepWithItsCopiesIsTheStepItself) {
   const bool is_captured = num_cuda_devices() >= GetParam().ranks;
-  EXPECT_EQ(expect_the_same("auto", "auto", /*micro=*/GetParam().parallel.tensor > 1 ? 32 : 8).num_captured,
-            is_captured ? GetParam().ranks : 0);
+  const int64_t micro = GetParam().parallel.tensor > 1 ? 32 : 8;
+  EXPECT_EQ(expect_the_same("whole", "auto", micro).num_captured, is_captured ? GetParam().ranks : 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, RecordedWithCopiesCuda,

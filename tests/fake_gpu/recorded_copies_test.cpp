@@ -156,7 +156,7 @@ TEST(RecordedCopiesEnd, IsNoticedWhileTheStreamIsFull) {
     stream.synchronize();
     world.barrier("after").wait();
   };
-  const auto [text, elapsed] = failure_of<CommError>(1000, true, body, by_copies);
+  const auto [text, elapsed] = failure_of<CommError>(1000, true, body, options_of(/*copies=*/true));
   EXPECT_THAT(text, ::testing::HasSubstr("all_reduce 'called' in group 'gradients' was not done within 1 s"));
   EXPECT_LT(elapsed, Seconds(20));
 }
@@ -183,7 +183,7 @@ TEST(RecordedCopiesEnd, IsThatOfALongReplayToo) {
     rank.ctx.stream->synchronize();
     world.barrier("after").wait();
   };
-  const auto [text, elapsed] = failure_of<CommError>(60'000, true, body, by_copies);
+  const auto [text, elapsed] = failure_of<CommError>(60'000, true, body, options_of(/*copies=*/true));
   EXPECT_THAT(text, ::testing::HasSubstr("the disk is full"));
   EXPECT_LT(elapsed, Seconds(30));
 }

@@ -18,6 +18,8 @@ using std::chrono_literals::operator""s;
 TEST(RecordModeTest, IsInPiecesOverNetworks) {
   EXPECT_EQ(record_mode("auto", /*on_one_machine=*/true), RecordMode::in_one);
   EXPECT_EQ(record_mode("auto", false), RecordMode::pieces);
+  EXPECT_EQ(record_mode("whole", true), RecordMode::in_one);
+  EXPECT_EQ(record_mode("whole", false), RecordMode::pieces);
   EXPECT_EQ(record_mode("pieces", true), RecordMode::pieces);
   EXPECT_EQ(record_mode("off", true), RecordMode::none);
 }

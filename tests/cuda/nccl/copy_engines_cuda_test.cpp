@@ -55,6 +55,25 @@ TEST_F(CopyEngines, GroupsTakeTurns) {
   });
 }
 
+TEST_F(CopyEngines, AreCalledBetweenThePiecesOfARecording) {
+  LocalWorld(2, {.timeout_ms = 60'000}).run([](Group& world) {
+    GpuRank rank(world, by_copies(/*captured=*/false));
+    const Tensor small = rank.filled(1000, 1), large = rank.filled(1 << 20, 1);
+    const auto step = [&] {
+      rank.all_reduce(small, "by NCCL").wait(*rank.ctx.stream);
+      rank.all_reduce(large, "by copies").wait(*rank.ctx.stream);
+    };
+    step();
+    EXPECT_TRUE(uses_copies(rank));
+    int undone = 0;
+    const auto recording = rank.record(world, step, [&] { ++undone; });
+    EXPECT_EQ(undone, 1) << "of the attempt with the small one in it";
+    EXPECT_FALSE(rank.ctx.recorder->has_branches());
+    recording->replay(*rank.ctx.stream);
+    for (const Tensor& t : {small, large}) EXPECT_THAT(rank.read(t), ::testing::Each(4.0f));
+  });
+}
+
 /// Rank 0 calls as many sums of `t` as `count`, rank 1 none.
 void expect_abort(int64_t numel, int count) {
   const auto body = [&](Group& world, GpuRank& rank) {
@@ -73,7 +92,7 @@ void expect_abort(int64_t numel, int count) {
     EXPECT_TRUE(world.failure());
     works.front().wait();
   };
-  const auto [text, elapsed] = failure_of<CommError>(1000, true, body, by_copies);
+  const auto [text, elapsed] = failure_of<CommError>(1000, true, body, [] { return by_copies(); });
   EXPECT_THAT(text, AllOf(HasSubstr("rank 0: all_reduce 'bucket 0' in group 'gradients' was not done within 1 s"),
                           HasSubstr("its ranks are alive")));
   EXPECT_GE(elapsed, Seconds(1));

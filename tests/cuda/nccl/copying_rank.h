@@ -10,7 +10,9 @@
 namespace trireme {
 
 /// Of one rank's groups.
-inline DeviceGroupOptions by_copies() { return {.copy_engines = std::make_shared<comm::CopyOrder>()}; }
+inline DeviceGroupOptions by_copies(bool captured = true) {
+  return {.copy_engines = std::make_shared<comm::CopyOrder>(), .captures_copies = captured};
+}
 
 inline bool uses_copies(const GpuRank& rank) {
   const auto* group = dynamic_cast<const comm::NcclGroup*>(rank.group.get());

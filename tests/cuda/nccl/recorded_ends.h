@@ -20,8 +20,7 @@ inline std::unique_ptr<Recording> record_in_one(Group& world, GpuRank& rank, con
 
 /// What a rank's groups are made with.
 inline std::function<DeviceGroupOptions()> options_of(bool copies) {
-  if (copies) return by_copies;
-  return [] { return DeviceGroupOptions(); };
+  return [=] { return copies ? by_copies() : DeviceGroupOptions(); };
 }
 
 /// Rank 1 takes part in the first of three recorded sums of `numel` values, and in no more.
