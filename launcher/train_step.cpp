@@ -18,6 +18,10 @@ RecordMode record_mode(const std::string& cuda_graph, bool on_one_machine) {
   return cuda_graph == "pieces" || !on_one_machine ? RecordMode::pieces : RecordMode::in_one;
 }
 
+bool captures_copies(const std::string& cuda_graph, int64_t tensor_ranks) {
+  return cuda_graph == "whole" || (cuda_graph == "auto" && tensor_ranks == 1);
+}
+
 TrainStep::TrainStep(const Context& ctx, const TrainStepParts& parts, const BatchGeometry& geometry, int64_t micro_batches,
                      uint64_t seed, RecordMode record)
     : ctx_(ctx),

@@ -69,7 +69,7 @@ Trainer::Trainer(RunPlan plan, Group& world, SignalRequests* signals)
       mesh_(config_.parallel, with_options(world, config_.run, tracer_.get()), engine_.backend(),
             {.nccl_ctas = static_cast<int>(config_.sync.nccl_ctas),
              .copy_engines = config_.sync.copy_engines == "auto" ? std::make_shared<comm::CopyOrder>() : nullptr,
-             .captures_copies = config_.run.cuda_graph == "whole"}),
+             .captures_copies = captures_copies(config_.run.cuda_graph, config_.parallel.tensor)}),
       stats_group_(mesh_.make_group(0, "step statistics")) {
   ctx_.tracer = tracer_.get();
   profiler_ = engine_.backend().make_profiler();

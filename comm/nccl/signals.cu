@@ -14,29 +14,32 @@ constexpr uint32_t kLooks = 64;  // at a word, each a microsecond, before one at
 
 using SystemWord = ::cuda::atomic_ref<uint32_t, ::cuda::thread_scope_system>;
 
+/// Nothing but memory of the host is slow here: a word of it takes a microsecond or more to be read. So all that is awaited between
+/// two that are told is looked at at once.
 __global__ void __launch_bounds__(kWarp) signal_kernel(const Signals s) {
   const uint32_t first = *s.first;
-  const int lane = static_cast<int>(threadIdx.x);
-  for (uint32_t i = 0; i < s.count; ++i) {
-    const Signal& signal = s.signals[i];
-    const uint32_t number = first + signal.number;
-    if (signal.is_told) {
-      if (lane == 0) {
-        __threadfence_system();
-        SystemWord(s.words[word_of_piece(signal.kind, s.rank, number)]).store(number, ::cuda::memory_order_release);
-      }
-    } else {
-      for (int peer = lane; peer < s.num_ranks; peer += kWarp) {
-        if (peer == s.rank) continue;
-        const SystemWord word(s.words[word_of_piece(signal.kind, peer, number)]);
-        const SystemWord given_up(*s.given_up);
-        for (uint32_t looks = 1; static_cast<int32_t>(word.load(::cuda::memory_order_acquire) - number) < 0; ++looks)
-          if (looks % kLooks == 0 && given_up.load(::cuda::memory_order_relaxed) != 0) break;
-      }
+  const uint32_t lane = threadIdx.x, num_ranks = static_cast<uint32_t>(s.num_ranks);
+  const SystemWord given_up(*s.given_up);
+  for (uint32_t begin = 0, end = 0; begin < s.count; begin = end) {
+    while (end < s.count && s.signals[end].is_told) ++end;
+    if (const uint32_t i = begin + lane; i < end) {
+      const uint32_t number = first + s.signals[i].number;
+      SystemWord(s.words[word_of_piece(s.signals[i].kind, s.rank, number)]).store(number, ::cuda::memory_order_release);
     }
+    begin = end;
+    while (end < s.count && !s.signals[end].is_told) ++end;
+    for (uint32_t i = lane; i < (end - begin) * num_ranks; i += kWarp) {
+      const Signal& signal = s.signals[begin + i / num_ranks];
+      const int peer = static_cast<int>(i % num_ranks);
+      if (peer == s.rank) continue;
+      const uint32_t number = first + signal.number;
+      const SystemWord word(s.words[word_of_piece(signal.kind, peer, number)]);
+      for (uint32_t looks = 1; static_cast<int32_t>(word.load(::cuda::memory_order_relaxed) - number) < 0; ++looks)
+        if (looks % kLooks == 0 && given_up.load(::cuda::memory_order_relaxed) != 0) break;
+    }
+    ::cuda::atomic_thread_fence(::cuda::memory_order_acquire, ::cuda::thread_scope_system);
     __syncwarp();
   }
-  __threadfence_system();
 }
 
 }  // namespace

@@ -24,6 +24,14 @@ TEST(RecordModeTest, IsInPiecesOverNetworks) {
   EXPECT_EQ(record_mode("off", true), RecordMode::none);
 }
 
+TEST(RecordModeTest, HasCopiesInTheGraphUnlessTheyAreTensorRanks) {
+  EXPECT_TRUE(captures_copies("auto", /*tensor_ranks=*/1));
+  EXPECT_FALSE(captures_copies("auto", 2));
+  EXPECT_TRUE(captures_copies("whole", 2));
+  EXPECT_FALSE(captures_copies("pieces", 1));
+  EXPECT_FALSE(captures_copies("off", 1));
+}
+
 TEST(TrainStepTest, TakesTheTimeOfTheWorkNotOfTheHostThatComesLate) {
   EXPECT_THAT(times_of_late_steps(make_cpu_backend(1), 1000ms), Each(AllOf(Gt(0s), Lt(500ms))));
 }
