@@ -161,9 +161,9 @@ void describe(V& v, RunConfig& c) {
   v.field("timeout_s", c.timeout_s, "seconds after which a silent peer ends the run", at_least(1));
   v.field("deterministic", c.deterministic, "two runs give the same bits; on a GPU, attention is faster without", any());
   v.field("cuda_graph", c.cuda_graph,
-          "`auto`: GPUs replay the recorded step, with collectives in it where they are all that is exchanged, on one machine, but for what "
-          "copy engines do for tensor ranks, which is faster called; `whole`: that, too; `pieces`: collectives are called between pieces of "
-          "it; `off`: kernels are launched one by one",
+          "`auto`: GPUs replay the recorded step, with collectives in it where they are all that is exchanged, on one machine, unless there "
+          "are tensor ranks whose copy engines do some; `whole`: also then; `pieces`: collectives are called between pieces of it; `off`: "
+          "kernels are launched one by one",
           one_of({"auto", "whole", "pieces", "off"}));
   v.field("trace", c.trace, "write a Chrome/Perfetto timeline of each rank", any());
   v.section("profile", c.profile, "what a step's time is spent on: a table, and kernels in the timeline");

@@ -61,9 +61,7 @@ Work RecordedCollectives::add(const DeviceCall& call, std::string text, int num_
 
 Work RecordedCollectives::add(const DeviceCall& call, std::string text, PeerCopies& copies) {
   if (!copies_) copies_.emplace(copies);
-  const Work work = add(call, std::move(text), [&] { copies_->add(call, cuda::raw_stream(communicator_.stream())); });
-  copies_->tell(cuda::raw_stream(communicator_.stream()));  // who waits for its end need not wait for that
-  return work;
+  return add(call, std::move(text), [&] { copies_->add(call, cuda::raw_stream(communicator_.stream())); });
 }
 
 Work RecordedCollectives::add(const DeviceCall& call, std::string text, const std::function<void()>& record) {

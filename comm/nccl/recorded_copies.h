@@ -12,10 +12,8 @@ class RecordedCopies {
   /// `copies`, which are connected, outlive it.
   explicit RecordedCopies(PeerCopies& copies);
 
-  /// Records such a call, behind what is recorded of `stream`; to be followed by tell().
+  /// Records such a call, behind what is recorded of `stream`.
   void add(const DeviceCall& call, cudaStream_t stream);
-  /// Records that its peers are told of its end.
-  void tell(cudaStream_t stream) { flush(stream); }
   /// Behind the last one: all ranks are done with all of them.
   void end(cudaStream_t stream);
   /// Around each replay, as PeerCopies says.

@@ -10,12 +10,12 @@ namespace trireme::comm {
 namespace {
 
 constexpr int kWarp = 32;
+static_assert(Signals::kMost <= kWarp);
 constexpr uint32_t kLooks = 64;  // at a word, each a microsecond, before one at whether all is given up
 
 using SystemWord = ::cuda::atomic_ref<uint32_t, ::cuda::thread_scope_system>;
 
-/// Nothing but memory of the host is slow here: a word of it takes a microsecond or more to be read. So all that is awaited between
-/// two that are told is looked at at once.
+/// A word of the host's memory takes a microsecond or more to be read, so what is awaited together is looked at at once.
 __global__ void __launch_bounds__(kWarp) signal_kernel(const Signals s) {
   const uint32_t first = *s.first;
   const uint32_t lane = threadIdx.x, num_ranks = static_cast<uint32_t>(s.num_ranks);
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kWarp) signal_kernel(const Signals s) {
       for (uint32_t looks = 1; static_cast<int32_t>(word.load(::cuda::memory_order_relaxed) - number) < 0; ++looks)
         if (looks % kLooks == 0 && given_up.load(::cuda::memory_order_relaxed) != 0) break;
     }
-    ::cuda::atomic_thread_fence(::cuda::memory_order_acquire, ::cuda::thread_scope_system);
+    if (begin < end) ::cuda::atomic_thread_fence(::cuda::memory_order_acquire, ::cuda::thread_scope_system);
     __syncwarp();
   }
 }

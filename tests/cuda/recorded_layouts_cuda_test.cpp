@@ -1,6 +1,8 @@
 // A recorded step of any layout is the step itself, whether its exchanges are part of it or called between its pieces.
 #include <gmock/gmock.h>
 
+#include <array>
+
 #include "tests/cuda/layouts_fixture.h"
 
 namespace trireme {
@@ -8,6 +10,8 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
+
+constexpr auto name_of_layout = [](const auto& info) { return std::string(info.param.name); };
 
 class RecordedLayoutsCuda : public LayoutsOnGpus {
  protected:
@@ -20,7 +24,7 @@ Outcome RecordedLayoutsCuda::expect_the_same(const std::string& mode, const std:
     c.parallel = GetParam().parallel;
     c.sync.copy_engines = copy_engines;
     c.batch.micro = micro;
-    c.batch.global = std::max(c.batch.global, micro);
+    c.batch.global = std::max(c.batch.global, 2 * micro);
     c.run.cuda_graph = cuda_graph;
     return train(c, GetParam().ranks);
   };
@@ -39,7 +43,7 @@ Outcome RecordedLayoutsCuda::expect_the_same(const std::string& mode, const std:
 TEST_P(RecordedLayoutsCuda, AReplayedStepIsTheStepItself) { expect_the_same("auto", "auto", 2); }
 
 INSTANTIATE_TEST_SUITE_P(All, RecordedLayoutsCuda, ::testing::ValuesIn(kLayouts),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         name_of_layout);
 
 using RecordedByNcclAloneCuda = RecordedLayoutsCuda;
 
@@ -57,7 +61,7 @@ INSTANTIATE_TEST_SUITE_P(All, RecordedByNcclAloneCuda,
                          ::testing::Values(Layout{"data2", 2, {}}, Layout{"tensor2", 2, {.tensor = 2}},
                                            Layout{"sequence2", 2, {.tensor = 2, .sequence = true}},
                                            Layout{"sequence2_zb_h1_2", 4, {.pipeline = 2, .tensor = 2, .sequence = true, .schedule = "zb-h1"}}),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         name_of_layout);
 
 class RecordedWithCopiesCuda : public RecordedLayoutsCuda {
  protected:
@@ -65,19 +69,23 @@ class RecordedWithCopiesCuda : public RecordedLayoutsCuda {
   int num_captured(const std::string& mode) const {
     return expect_the_same(mode, "auto", /*micro=*/GetParam().parallel.tensor > 1 ? 64 : 8).num_captured;
   }
-  static int ranks_with_gpus() { return num_cuda_devices() >= GetParam().ranks ? GetParam().ranks : 0; }
 };
 
-TEST_P(RecordedWithCopiesCuda, AStepWithItsCopiesIsTheStepItself) { EXPECT_EQ(num_captured("whole"), ranks_with_gpus()); }
-
-TEST_P(RecordedWithCopiesCuda, AStepBetweenThoseOfTensorRanksIsTheStepItself) {
-  EXPECT_EQ(num_captured("auto"), GetParam().parallel.tensor > 1 ? 0 : ranks_with_gpus());
+TEST_P(RecordedWithCopiesCuda, AStepWithItsCopiesIsTheStepItself) {
+  const bool is_captured = num_cuda_devices() >= GetParam().ranks;
+  EXPECT_EQ(num_captured(GetParam().parallel.tensor > 1 ? "whole" : "auto"), is_captured ? GetParam().ranks : 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, RecordedWithCopiesCuda,
-                         ::testing::Values(Layout{"data2", 2, {}}, Layout{"tensor2", 2, {.tensor = 2}},
-                                           Layout{"sequence2", 2, {.tensor = 2, .sequence = true}}),
-                         [](const auto& info) { return std::string(info.param.name); });
+const std::array kOfTensorRanks{Layout{"tensor2", 2, {.tensor = 2}}, Layout{"sequence2", 2, {.tensor = 2, .sequence = true}}};
+
+INSTANTIATE_TEST_SUITE_P(Data, RecordedWithCopiesCuda, ::testing::Values(Layout{"data2", 2, {}}), name_of_layout);
+INSTANTIATE_TEST_SUITE_P(Tensor, RecordedWithCopiesCuda, ::testing::ValuesIn(kOfTensorRanks), name_of_layout);
+
+using RecordedBetweenCopiesCuda = RecordedWithCopiesCuda;
+
+TEST_P(RecordedBetweenCopiesCuda, AStepOfTensorRanksIsTheStepItself) { EXPECT_EQ(num_captured("auto"), 0); }
+
+INSTANTIATE_TEST_SUITE_P(Tensor, RecordedBetweenCopiesCuda, ::testing::ValuesIn(kOfTensorRanks), name_of_layout);
 
 }  // namespace
 }  // namespace trireme

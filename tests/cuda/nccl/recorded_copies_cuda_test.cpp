@@ -25,8 +25,9 @@ class RecordedCopiesCuda : public ::testing::TestWithParam<int> {
   }
 };
 
-/// Of a step: one place of a buffer, an odd and an even number of pieces, and one that is left to NCCL between them.
-constexpr std::array<int64_t, 4> kSizes{300'000, 1000, 13'000'000, 6'000'000};
+/// Of a step: one place of a buffer, an odd and an even number of pieces, one that is left to NCCL between them, and one of which the
+/// last rank has nothing in the last piece.
+constexpr std::array<int64_t, 5> kSizes{300'000, 1000, 13'000'000, 6'000'000, 4'194'320};
 
 struct Step {
   explicit Step(GpuRank& rank) {

@@ -1,5 +1,5 @@
 // To be preloaded: two processes that share a GPU are two GPUs of one machine, to Trireme and to NCCL, which takes no GPU twice. So
-// they go through NCCL, by memory of the host or by that of the GPU, and through copy engines. With ONE_GPU_MACHINES=2 they are two
+// they go through NCCL, by the host's memory, and through copy engines. With ONE_GPU_MACHINES=2 they are two
 // machines to NCCL, which goes by sockets then. Both are for machines that have one GPU.
 //
 // What CUDA's runtime and NCCL call of the driver and of NVML, they look up by name: of that, this library changes the address on the
@@ -20,14 +20,15 @@ const char* rank() { return std::getenv("OMPI_COMM_WORLD_RANK"); }
   if (rank() && machines && std::string_view(machines) == "2") setenv("NCCL_HOSTID", rank(), /*overwrite=*/1);
 }
 
-void* find(void* library, const char* name) {
-  using Find = void* (*)(void*, const char*);
+using Find = void* (*)(void*, const char*);
+
+Find real_find() {
   static const auto found = [] {
     for (const char* version : {"GLIBC_2.34", "GLIBC_2.17", "GLIBC_2.2.5"})
       if (void* const function = dlvsym(RTLD_NEXT, "dlsym", version)) return reinterpret_cast<Find>(function);
     std::abort();
   }();
-  return found(library, name);
+  return found;
 }
 
 CUresult address_of(char* address, int length, CUdevice) {
@@ -42,7 +43,7 @@ CUresult device_at(CUdevice* device, const char*) {
 
 int nvml_device_at(const char*, void** device) {
   static void* library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
-  static const auto by_index = reinterpret_cast<int (*)(unsigned, void**)>(find(library, "nvmlDeviceGetHandleByIndex_v2"));
+  static const auto by_index = reinterpret_cast<int (*)(unsigned, void**)>(real_find()(library, "nvmlDeviceGetHandleByIndex_v2"));
   return by_index(0, device);
 }
 
@@ -86,6 +87,18 @@ CUresult find_of_driver_v1(const char* name, void** function, int version, cuuin
 
 }  // namespace
 
-extern "C" void* dlsym(void* library, const char* name) noexcept {
-  return in_place_of(name, find(library, name), /*version=*/0);
+/// `RTLD_NEXT` means what comes after the library that calls, so this one must not be seen to: it jumps there, which takes optimization.
+#ifndef __clang__
+#pragma GCC optimize("O2")
+#endif
+extern "C" void* dlsym(void* library, const char* name) {
+  const Find real = real_find();
+  if (library == RTLD_NEXT || library == RTLD_DEFAULT) {
+    asm volatile("");  // not to be merged with the call below
+#ifdef __clang__
+    [[clang::musttail]]
+#endif
+    return real(library, name);
+  }
+  return in_place_of(name, real(library, name), /*version=*/0);
 }

@@ -45,7 +45,7 @@ class OneGpu(CommandTest):
     def train(self, name, ranks, parallel, compute, micro, environment=None, sync=None, **run):
         out = self.folder / f"{name}-{compute}"
         config = self.make_config(f"{out.name}.yaml", model=MODEL, parallel=parallel, sync=sync or {}, precision={"compute": compute},
-                                  batch={"global": 16, "micro": micro, "sequence": 256}, optim={"lr": 0.001, "eps": 1e-4},
+                                  batch={"global": 32, "micro": micro, "sequence": 256}, optim={"lr": 0.001, "eps": 1e-4},
                                   run={"device": "cuda", "steps": STEPS, "out": str(out), "timeout_s": 30, **run})
         shown = self.trireme("launch", config, "-n", ranks, extra_environment=environment or (SHARED if ranks > 1 else None))
         (out / "shown.txt").write_text(shown)
@@ -53,7 +53,7 @@ class OneGpu(CommandTest):
 
     def learns_the_same(self, parallel, micro=4, **run):
         self.needs(4)
-        self.make_data(train=60000)
+        self.make_data(train=100000)
         out = {}
         for compute, tolerance in (("f32", 2e-5), ("bf16", 2e-2)):
             expected = self.losses(self.train("one", 1, {}, compute, 8))
@@ -68,7 +68,7 @@ class OneGpu(CommandTest):
     def is_the_step_itself(self, parallel, how, micro=4, cuda_graph="auto", environment=None, sync=None):
         """A replayed step is the one that is launched: what it learns is the same to the last bit."""
         self.needs(4)
-        self.make_data(train=60000)
+        self.make_data(train=100000)
         launched, replayed = (self.train(graph, 2, parallel, "bf16", micro, environment, sync, cuda_graph=graph) for graph in ("off", cuda_graph))
         self.assertIn(how, (replayed / "shown.txt").read_text())
         self.assertNotIn("replayed", (launched / "shown.txt").read_text())
@@ -138,7 +138,7 @@ class OneGpu(CommandTest):
 
     def test_ranges_of_operations(self):
         self.needs(4)
-        self.make_data(train=60000)
+        self.make_data(train=100000)
         ranges = self.folder / "ranges"
         self.train("ranges", 1, {}, "bf16", 8, environment={"NVTX_INJECTION64_PATH": os.environ["ONE_GPU_LIBRARY"], "NVTX_RANGES": str(ranges)},
                    cuda_graph="off")
@@ -147,11 +147,14 @@ class OneGpu(CommandTest):
         self.assertGreaterEqual(opened["linear"], products)
         self.assertEqual(opened["update"], STEPS)
 
-    def ends_after(self, what, longest_s, parallel="{}", cuda_graph="auto"):
+    def ends_after(self, what, longest_s, parallel="{}", cuda_graph="auto", how=ONE_GRAPH):
         """With the gradients of a model under way that are more than the GPU's queues hold."""
         self.needs(70)
-        self.make_data(train=60000)
+        self.make_data(train=100000)
         config = self.make_file("large.yaml", LARGE.format(folder=self.folder, out=self.run_folder, parallel=parallel, cuda_graph=cuda_graph))
+        shown = self.trireme("launch", config, "-n", 2, "--set", "run.steps=5", "--set", f"run.out={self.folder}/short", timeout_s=90,
+                             extra_environment=SHARED)
+        self.assertIn(how, shown)
         run = self.start("launch", config, "-n", 2, extra_environment=SHARED)
         self.wait_for(lambda: run.poll() is not None or max(self.metrics(), default=0) >= 5, "step 5, which is replayed", timeout_s=90)
         self.assertIsNone(run.poll(), self.output())
@@ -166,7 +169,7 @@ class OneGpu(CommandTest):
         self.assertIn("nothing is heard of rank 1", self.ends_after(signal.SIGSTOP, 25))
 
     def test_a_rank_that_stops_while_sums_are_called_is_given_up(self):
-        self.assertIn("nothing is heard of rank 1", self.ends_after(signal.SIGSTOP, 25, cuda_graph="pieces"))
+        self.assertIn("nothing is heard of rank 1", self.ends_after(signal.SIGSTOP, 25, cuda_graph="pieces", how=PIECES))
 
     def test_a_tensor_rank_that_stops_is_given_up(self):
         self.assertIn("nothing is heard of rank 1", self.ends_after(signal.SIGSTOP, 35, "{tensor: 2}", "whole"))
@@ -178,7 +181,7 @@ class OneGpu(CommandTest):
         self.assertIn("rank 1 died", self.ends_after(signal.SIGKILL, 25, "{tensor: 2}", "whole"))
 
     def test_a_stage_that_stops_is_given_up(self):
-        self.assertIn("nothing is heard of rank 1", self.ends_after(signal.SIGSTOP, 25, "{pipeline: 2, schedule: zb-h1}"))
+        self.assertIn("nothing is heard of rank 1", self.ends_after(signal.SIGSTOP, 25, "{pipeline: 2, schedule: zb-h1}", how=PIECES))
 
 
 if __name__ == "__main__":
