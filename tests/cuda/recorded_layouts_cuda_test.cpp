@@ -42,8 +42,7 @@ Outcome RecordedLayoutsCuda::expect_the_same(const std::string& mode, const std:
 
 TEST_P(RecordedLayoutsCuda, AReplayedStepIsTheStepItself) { expect_the_same("auto", "auto", 2); }
 
-INSTANTIATE_TEST_SUITE_P(All, RecordedLayoutsCuda, ::testing::ValuesIn(kLayouts),
-                         name_of_layout);
+INSTANTIATE_TEST_SUITE_P(All, RecordedLayoutsCuda, ::testing::ValuesIn(kLayouts), name_of_layout);
 
 using RecordedByNcclAloneCuda = RecordedLayoutsCuda;
 

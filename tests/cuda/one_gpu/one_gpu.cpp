@@ -1,6 +1,6 @@
 // To be preloaded: two processes that share a GPU are two GPUs of one machine, to Trireme and to NCCL, which takes no GPU twice. So
-// they go through NCCL, by the host's memory, and through copy engines. With ONE_GPU_MACHINES=2 they are two
-// machines to NCCL, which goes by sockets then. Both are for machines that have one GPU.
+// they go through NCCL, by the host's memory, and through copy engines. With ONE_GPU_MACHINES=2 they are two machines to NCCL, which
+// goes by sockets then. Both are for machines that have one GPU.
 //
 // What CUDA's runtime and NCCL call of the driver and of NVML, they look up by name: of that, this library changes the address on the
 // PCI bus.

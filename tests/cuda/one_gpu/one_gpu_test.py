@@ -143,7 +143,7 @@ class OneGpu(CommandTest):
         self.train("ranges", 1, {}, "bf16", 8, environment={"NVTX_INJECTION64_PATH": os.environ["ONE_GPU_LIBRARY"], "NVTX_RANGES": str(ranges)},
                    cuda_graph="off")
         opened = collections.Counter(ranges.read_text().splitlines())
-        products = 2 * MODEL["layers"] * 3 * 2 * STEPS  # two of each block, three passes of two micro-batches
+        products = 2 * MODEL["layers"] * 3 * 4 * STEPS  # two of each block, three passes of four micro-batches
         self.assertGreaterEqual(opened["linear"], products)
         self.assertEqual(opened["update"], STEPS)
 
