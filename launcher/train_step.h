@@ -49,8 +49,8 @@ enum class RecordMode : uint8_t {
 };
 /// What `run.cuda_graph` stands for. What networks move is called, so where ranks are on several machines there are pieces.
 RecordMode record_mode(const std::string& cuda_graph, bool on_one_machine);
-/// Whether what copy engines move becomes part of a recording. Not, unless that is asked for, with tensor ranks: who waits for a peer in
-/// a graph holds a multiprocessor, and their products beside exchanges have none to spare (docs/performance.md).
+/// Whether what copy engines move becomes part of a recording. Not, unless that is asked for, with tensor ranks,
+/// whose steps were longer so (docs/performance.md).
 bool captures_copies(const std::string& cuda_graph, int64_t tensor_ranks);
 
 class TrainStep {

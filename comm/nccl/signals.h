@@ -1,6 +1,6 @@
 // Kernel: what ranks that copy pieces tell each other and wait for (comm/copy_plan.h), for recordings. A replay's numbers are
-// others each time, so they are counted from one in device memory. (The driver's commands for streams, which shared_words.h has, can be given
-// others before each replay, but took some 40 us each in a graph: docs/performance.md.)
+// others each time, so they are counted from one in device memory. (The driver's commands for streams, which shared_words.h
+// has, can be given others before each replay, but took some 40 us each in a graph: docs/performance.md.)
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -17,7 +17,7 @@ struct Signal {
   bool is_told = false;  // by this rank; or else awaited from all others
 };
 
-/// Those that are told one after another, all at once, then those that are awaited behind them, and so on.
+/// In their order, but for those side by side that are all told, or all awaited: these have none.
 struct Signals {
   static constexpr size_t kMost = 8;
   uint32_t* words = nullptr;        // of all ranks (piece_words.h), as the device reaches them

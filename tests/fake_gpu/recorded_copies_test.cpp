@@ -35,6 +35,7 @@ class RecordedCopiesInOrder : public ::testing::Test {
     DeviceGroupOptions options;
     std::unique_ptr<Stream> other_stream;
   };
+
  protected:
   void TearDown() override { fake::slow_copies(kSlow, milliseconds(0)); }
   static void on_two_ranks(const std::function<void(Rank&)>& body) {
